@@ -14,6 +14,7 @@ use pcap_file::pcapng::blocks::enhanced_packet::EnhancedPacketOption;
 use pcap_file::pcapng::blocks::interface_statistics::InterfaceStatisticsOption;
 use pcap_file::pcapng::{Block, PcapNgReader};
 use vf_guest::net::{NetConfig, NetHeader};
+use vf_packet::checksum::Sum;
 
 use crate::control::{client, command};
 use crate::emulator::{Emulator, back_to_back, vfnic, wait_for};
@@ -570,4 +571,107 @@ fn wireshark_finds_the_ports_of_nics_that_run() {
         .unwrap();
     let listed = String::from_utf8(listed.stdout).unwrap();
     assert!(listed.contains("vfnic-nic0-vf0"), "{listed}");
+}
+
+/// As tcpdump shows what leaves by a device with netem, and what is lost with its reason.
+#[test]
+fn what_an_impaired_port_loses_is_captured_once() {
+    let emulator = Emulator::with_config(&back_to_back(1));
+    let [mut a, mut b] = ["a-vf0.sock", "b-vf0.sock"].map(|name| open(&emulator, name));
+    pass(&mut a, &mut b);
+    emulator.does("link set dev a netem loss 50% delay 1ms seed 1");
+    let file = emulator.path("wire.pcapng");
+    let watcher = Watcher::capture(&emulator, "a wire", &file);
+    let drops = emulator.path("drops.pcapng");
+    let dropped = Watcher::capture(&emulator, "a wire --drops", &drops);
+    let frames: Vec<_> = (0..100).map(|_| a.frame(b.mac, 100)).collect();
+    frames.iter().for_each(|frame| a.send(frame));
+    wait_for("all have left or are lost", || {
+        let nic = &emulator.show().nics[0];
+        let lost = nic
+            .link
+            .counters
+            .tx_drops
+            .get("netem_loss")
+            .copied()
+            .unwrap_or(0);
+        while b.poll().is_some() {}
+        (emulator.vf(1, 0).total.rx_packets + lost >= 102 && lost > 0).then_some(())
+    });
+    watcher.end();
+    dropped.end();
+    let contents = Contents::read(&file);
+    let lost = |frame: &&CapturedFrame| {
+        let comments = &frame.comments;
+        comments
+            .iter()
+            .any(|said| said.starts_with("dropped: netem_loss"))
+    };
+    for frame in &frames {
+        let shown = contents.frames.iter().filter(|seen| seen.data == *frame);
+        assert_eq!(shown.count(), 1);
+    }
+    let marked = contents.frames.iter().filter(lost).count();
+    assert!((20..80).contains(&marked), "{marked}");
+    let only = Contents::read(&drops);
+    assert_eq!(only.frames.iter().filter(lost).count(), marked);
+    assert_eq!(only.frames.len(), marked);
+}
+
+/// What a guest leaves to its NIC is done on a wire, and what has left by it does not come in.
+#[test]
+fn what_came_in_by_a_captured_wire_can_be_replayed() {
+    let emulator = Emulator::with_config(&back_to_back(1));
+    let config = NetConfig {
+        features: NetConfig::PLAIN | NetConfig::CHECKSUM | NetConfig::TSO,
+        ..NetConfig::default()
+    };
+    let [mut a, mut b] =
+        ["a-vf0.sock", "b-vf0.sock"].map(|name| Port::open_with(&emulator.path(name), &config));
+    let file = emulator.path("replay.pcapng");
+    let watcher = Watcher::capture(&emulator, "b wire", &file);
+    let offload = |gso_type| NetHeader {
+        flags: 1,
+        gso_type,
+        gso_size: 1000,
+        csum_start: 34,
+        csum_offset: 16,
+        ..NetHeader::default()
+    };
+    for (payload, gso_type) in [(4000, 1), (500, 0)] {
+        let mut frame = vf_packet::testing::super_frame(false, 0, payload);
+        frame[..6].copy_from_slice(&b.mac);
+        frame[6..12].copy_from_slice(&a.mac);
+        // The IP header's own, and of TCP the pseudo header's.
+        frame[24..26].fill(0);
+        let of_ip = Sum::default().with(&frame[14..34]).checksum();
+        frame[24..26].copy_from_slice(&of_ip.to_be_bytes());
+        let pseudo = Sum::default().with(&frame[26..34]).with_u16(6);
+        let pseudo = pseudo.with_u16(frame.len() as u16 - 34).folded();
+        frame[50..52].copy_from_slice(&pseudo.to_be_bytes());
+        assert!(a.net.send(0, &offload(gso_type), &frame).unwrap());
+        a.net.kick();
+        wait_for("it arrives", || b.poll().map(drop));
+    }
+    let back = b.frame(a.mac, 100);
+    b.send(&back);
+    a.gets(&back);
+    watcher.end();
+    assert_eq!(Contents::read(&file).frames.len(), 4 + 1 + 1);
+
+    let mac = emulator.vf(1, 0).state.mac;
+    let replay = Emulator::with_config(&format!(
+        "[[nic]]\nname = 'b'\nuplink = 'pcap {} delay 2s'\n[[nic.vf]]\nindex = 0\nmac = '{mac}'\n",
+        file.display()
+    ));
+    let plain = NetConfig {
+        features: NetConfig::PLAIN,
+        ..NetConfig::default()
+    };
+    let mut guest = Port::open_with(&replay.path("b-vf0.sock"), &plain);
+    for _ in 0..5 {
+        let frame = wait_for("a frame is played", || guest.poll().map(<[u8]>::to_vec));
+        let _ = vf_packet::testing::verify(&frame);
+    }
+    assert_eq!(replay.show().nics[0].link.xstats["rx_replayed"], 5);
 }

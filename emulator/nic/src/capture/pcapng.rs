@@ -19,6 +19,7 @@ use pcap_file::{DataLink, Endianness, PcapError};
 use vf_model::Verdict;
 
 use super::form::{Form, Watched};
+use super::read::DROPPED;
 use super::rule::Rules;
 use super::{Captured, Item};
 use crate::watch::{Direction, Port};
@@ -129,7 +130,7 @@ impl<W: Write> Pcapng<W> {
         options.extend(described(frame).map(comment));
         if let Some(reason) = frame.drop {
             let why = self.rules.why(frame, reason);
-            options.push(comment(format!("dropped: {reason}. {why}")));
+            options.push(comment(format!("{DROPPED}{reason}. {why}")));
         }
         let at = of.began.saturating_add(frame.at.0);
         self.last = self.last.max(at);

@@ -1,7 +1,7 @@
 //! Captures that others have made, read whole: pcap and pcapng. Writes none.
 //!
 //! Blocks of pcapng are read here and not by the crate: it refuses what a reader has to take (options without an end, text in another encoding),
-//! and we want nothing of options but two.
+//! and we want nothing of options but four.
 
 use std::fs::File;
 use std::io::Read;
@@ -19,6 +19,14 @@ const ENHANCED_PACKET: u32 = 6;
 /// Options of an interface (4.2).
 const TSRESOL: u16 = 9;
 const TSOFFSET: u16 = 14;
+/// Options of a packet (3.5, 4.3.1).
+const COMMENT: u16 = 1;
+const FLAGS: u16 = 2;
+/// The direction in a packet's flags.
+const DIRECTION: u32 = 3;
+const OUTBOUND: u32 = 2;
+/// How a comment of `vfnic capture` begins on a frame that went no further.
+pub(super) const DROPPED: &str = "dropped: ";
 /// `LINKTYPE_ETHERNET`.
 const ETHERNET: u32 = 1;
 const NOT_ETHERNET: &str = "its frames are not Ethernet's";
@@ -32,6 +40,8 @@ pub struct Captured {
     pub bytes: Vec<u8>,
     /// How many bytes it had.
     pub len: u32,
+    /// Whether it came in by its interface: it is not said of one that was sent there, and `vfnic capture` has not seen it dropped.
+    pub came_in: bool,
 }
 
 /// The Ethernet frames of the capture in a file.
@@ -78,6 +88,7 @@ fn pcap(bytes: &[u8]) -> Result<Vec<Captured>, PcapError> {
             at: u64::from(packet.ts_sec) * 1_000_000_000 + u64::from(packet.ts_frac) * unit,
             len,
             bytes,
+            came_in: true,
         });
     }
     Ok(frames)
@@ -236,6 +247,10 @@ fn pcapng(bytes: &[u8]) -> Result<Vec<Captured>, &'static str> {
             snaplen => snaplen.min(packet.len),
         });
         let bytes = block.take(most).ok_or("a packet that is cut off")?;
+        let came_in = match kind {
+            ENHANCED_PACKET => came_in(block, most),
+            _ => true,
+        };
         let at = match (packet.units, frames.last()) {
             (Some(units), _) => interface.nanoseconds(units),
             // It has no time: that of the one before it.
@@ -251,9 +266,28 @@ fn pcapng(bytes: &[u8]) -> Result<Vec<Captured>, &'static str> {
             at,
             bytes: bytes.to_vec(),
             len: packet.len.max(most),
+            came_in,
         });
     }
     Ok(frames)
+}
+
+/// What options behind so many bytes of a packet say of how it went.
+fn came_in(mut block: Fields<'_>, bytes: u32) -> bool {
+    let _ = block.take(bytes.wrapping_neg() % 4);
+    while let Some((code, mut value)) = block.option() {
+        let gone = match code {
+            COMMENT => value.bytes.starts_with(DROPPED.as_bytes()),
+            FLAGS => value
+                .u32()
+                .is_some_and(|flags| flags & DIRECTION == OUTBOUND),
+            _ => false,
+        };
+        if gone {
+            return false;
+        }
+    }
+    true
 }
 
 /// What stands in front of a packet's bytes.
@@ -314,6 +348,7 @@ mod tests {
                 at,
                 bytes: frame.to_vec(),
                 len: 1514,
+                came_in: true,
             }]
         };
         for (resolution, units, ns) in [
@@ -493,6 +528,7 @@ mod tests {
             at: 5000,
             bytes: vec![7; 60],
             len: 60,
+            came_in: true,
         };
         assert_eq!(pcap(&file).unwrap(), [expected]);
     }

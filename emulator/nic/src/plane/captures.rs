@@ -1,5 +1,5 @@
 //! The captures that are attached to a plane: hands them copies of the frames that pass their ports, and of those that are dropped
-//! there. Costs a look at an empty list while there are none, and never waits.
+//! there. What passes the wire is shown as a wire has it: in segments, with its checksums. Costs a look at an empty list while there are none, and never waits.
 
 use std::sync::Arc;
 
@@ -7,8 +7,9 @@ use vf_model::{DropReason, Nanos, Path, Policy, Verdict, VfIndex, VfSet};
 use vf_vhost::frame::{FrameBuf, TagEdit};
 
 use super::receivers::FrameSource;
-use crate::capture::{Capture, Captured};
-use crate::queue::Pool;
+use crate::capture::{Capture, Captured, Wanted};
+use crate::queue::{Frame, Pool};
+use crate::uplink::{finish, segments};
 use crate::watch::{Direction, Port};
 
 /// See the module.
@@ -120,9 +121,30 @@ impl Captures {
         }
     }
 
+    /// Shows a frame that is dropped to those that want only such: the others have seen it before.
+    pub(super) fn see_drop(&self, policy: &Arc<Policy>, pool: &Pool, passing: &Passing<'_>) {
+        if self.is_on() {
+            self.show_if(policy, pool, passing, |wanted| wanted.drops_only);
+        }
+    }
+
     #[cold]
     fn show(&self, policy: &Arc<Policy>, pool: &Pool, passing: &Passing<'_>) {
-        for capture in &self.attached {
+        self.show_if(policy, pool, passing, |_| true);
+    }
+
+    fn show_if(
+        &self,
+        policy: &Arc<Policy>,
+        pool: &Pool,
+        passing: &Passing<'_>,
+        is_meant: impl Fn(&Wanted) -> bool,
+    ) {
+        for capture in self
+            .attached
+            .iter()
+            .filter(|capture| is_meant(capture.wanted()))
+        {
             let unwanted = passing.drop.is_none() && capture.wanted().drops_only;
             let Some(interface) = capture.interface(passing.port).filter(|_| !unwanted) else {
                 continue;
@@ -131,31 +153,45 @@ impl Captures {
             if !capture.wants_now(interface, judged, self.now) {
                 continue;
             }
-            let kept = capture.kept();
-            let mut frame = passing.frame.copy_first(pool, kept.saturating_add(4));
+            let leave = |mut frame: Frame, len: u32| {
+                frame.data.truncate(capture.kept());
+                capture.push(Captured {
+                    at: self.now,
+                    port: passing.port,
+                    direction: passing.direction,
+                    path: self.path_of(passing.port, policy),
+                    queue: passing.queue,
+                    frame,
+                    len,
+                    missed: 0,
+                    verdict: passing.verdict.copied(),
+                    drop: passing.drop,
+                    policy: match (passing.verdict, passing.drop, capture.wanted().judged) {
+                        (Some(_), Some(_), _) | (Some(_), _, Some(_)) => Some(Arc::clone(policy)),
+                        _ => None,
+                    },
+                });
+            };
+            let is_judged_anew = passing.drop.is_some() || capture.wanted().judged.is_some();
+            if passing.port == Port::Wire && passing.frame.is_unfinished() && !is_judged_anew {
+                segments(passing.frame.copy(pool), pool, |mut segment, _| {
+                    // One that cannot be finished is shown as it is.
+                    let _ = finish(&mut segment);
+                    let len = segment.len();
+                    leave(segment, len);
+                });
+                continue;
+            }
+            let mut frame = passing
+                .frame
+                .copy_first(pool, capture.kept().saturating_add(4));
             let before = frame.data.len();
             frame.edit(passing.edit);
             let len = passing
                 .frame
                 .len()
                 .saturating_add_signed(frame.data.len() as i32 - before as i32);
-            frame.data.truncate(kept);
-            capture.push(Captured {
-                at: self.now,
-                port: passing.port,
-                direction: passing.direction,
-                path: self.path_of(passing.port, policy),
-                queue: passing.queue,
-                frame,
-                len,
-                missed: 0,
-                verdict: passing.verdict.copied(),
-                drop: passing.drop,
-                policy: match (passing.verdict, passing.drop, capture.wanted().judged) {
-                    (Some(_), Some(_), _) | (Some(_), _, Some(_)) => Some(Arc::clone(policy)),
-                    _ => None,
-                },
-            });
+            leave(frame, len);
         }
     }
 

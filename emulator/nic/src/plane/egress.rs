@@ -4,6 +4,7 @@
 
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use vf_model::{DropReason, Impairments, Judge, Nanos, Nic, OnWire, Policy, VfIndex};
 use vf_packet::MIN_FRAME;
@@ -14,10 +15,11 @@ use super::captures::Passing;
 use super::fair_queue::FairQueue;
 use super::receivers::{FrameSource, Receivers};
 use super::statistics::UplinkStatistics;
+use super::wire_capture::Captured;
 use crate::netem::{Counters, NetemQueue, Place};
 use crate::queue::PortQueueTx;
 use crate::queue::{ForPort, Pool};
-use crate::uplink::{Arrivals, Netem, Position, TxFrame, TxRoom, Uplink};
+use crate::uplink::{Arrivals, Lost, Netem, Position, TxFrame, TxRoom, Uplink};
 use crate::watch;
 
 /// Frames that are handed to the uplink at a time.
@@ -131,12 +133,19 @@ impl Egress {
     /// Begins a round at `now`.
     pub(super) fn begin_round(&mut self, now: Nanos, nic: &mut Nic, rx: &Receivers) {
         if let Egress::Port(port) = self {
-            let mut lost = |reason, frame: &FrameBuf| lose(nic, rx, reason, frame);
-            let uplink = &mut *port.uplink;
-            port.room = match &mut port.netem {
-                None => uplink.tx_room(now, &port.pool, &mut lost),
-                Some(netem) => netem.tx_room(uplink, now, &port.pool, &mut lost),
-            };
+            let Port {
+                uplink,
+                netem,
+                room,
+                pool,
+                ..
+            } = &mut **port;
+            with_captures(&mut **uplink, nic, rx, |uplink, lost| {
+                *room = match netem {
+                    None => uplink.tx_room(now, pool, lost),
+                    Some(netem) => netem.tx_room(uplink, now, pool, lost),
+                };
+            });
             if port.netem.as_ref().is_some_and(|netem| netem.is_over()) {
                 port.unimpair();
             }
@@ -213,9 +222,6 @@ impl Egress {
                 if frame.len() < MIN_FRAME && frame.offload.gso().is_none() {
                     frame.data.resize(MIN_FRAME as usize, 0);
                 }
-                if rx.captures.is_on() {
-                    capture(nic, rx, &frame, None);
-                }
                 port.queue.charge(flow, on_wire.bytes);
                 port.room.take(on_wire.bytes);
                 port.staged.push(TxFrame { frame, on_wire });
@@ -228,7 +234,7 @@ impl Egress {
                     if undecided {
                         nic.count_wire_tx(frame.head(), frame.len());
                     }
-                    capture(nic, rx, &frame, Some(DropReason::WireQueueFull));
+                    capture(nic.policy(), rx, &frame, Some(DropReason::WireQueueFull));
                     nic.count_wire_drop(DropReason::WireQueueFull);
                 }
             }
@@ -341,8 +347,18 @@ impl Egress {
 }
 
 /// Shows a frame that leaves on the wire, or was to, to those who capture that.
-pub(super) fn capture(nic: &Nic, rx: &Receivers, frame: &FrameBuf, drop: Option<DropReason>) {
-    let passing = Passing {
+pub(super) fn capture(
+    policy: &Arc<Policy>,
+    rx: &Receivers,
+    frame: &FrameBuf,
+    drop: Option<DropReason>,
+) {
+    rx.captures.see(policy, &rx.pool, &at_wire(frame, drop));
+}
+
+/// The same as a frame at a port.
+pub(super) fn at_wire(frame: &FrameBuf, drop: Option<DropReason>) -> Passing<'_> {
+    Passing {
         port: watch::Port::Wire,
         direction: watch::Direction::Tx,
         queue: None,
@@ -350,8 +366,33 @@ pub(super) fn capture(nic: &Nic, rx: &Receivers, frame: &FrameBuf, drop: Option<
         edit: TagEdit::Keep,
         verdict: None,
         drop,
+    }
+}
+
+/// Has something done with the uplink, which shows what it sends to those who capture that, if anybody does, and with what is to be told of frames that go nowhere.
+#[inline]
+fn with_captures(
+    uplink: &mut dyn Uplink,
+    nic: &mut Nic,
+    rx: &Receivers,
+    does: impl FnOnce(&mut dyn Uplink, &mut Lost<'_>),
+) {
+    let is_shown = AtomicBool::new(false);
+    if !rx.captures.wants(watch::Port::Wire) {
+        return does(uplink, &mut |reason, frame| {
+            lose(nic, rx, reason, frame, &is_shown);
+        });
+    }
+    let policy = &Arc::clone(nic.policy());
+    let mut captured = Captured {
+        uplink,
+        policy,
+        captures: &rx.captures,
+        is_shown: &is_shown,
     };
-    rx.captures.see(nic.policy(), &rx.pool, &passing);
+    does(&mut captured, &mut |reason, frame| {
+        lose(nic, rx, reason, frame, &is_shown);
+    });
 }
 
 /// What is guaranteed to each VF and to the PF, and the rate of which that is, in kb/s; `None` if nothing is guaranteed to any. A VF has
@@ -391,10 +432,20 @@ fn pass(
     }
 }
 
-/// A frame that was to go out on the wire goes nowhere.
+/// A frame that was to go out on the wire goes nowhere. Those who capture all that leaves may have been shown it.
 #[cold]
-fn lose(nic: &mut Nic, rx: &Receivers, reason: DropReason, frame: &FrameBuf) {
-    capture(nic, rx, frame, Some(reason));
+fn lose(
+    nic: &mut Nic,
+    rx: &Receivers,
+    reason: DropReason,
+    frame: &FrameBuf,
+    is_shown: &AtomicBool,
+) {
+    let passing = at_wire(frame, Some(reason));
+    match is_shown.load(Ordering::Relaxed) {
+        true => rx.captures.see_drop(nic.policy(), &rx.pool, &passing),
+        false => rx.captures.see(nic.policy(), &rx.pool, &passing),
+    }
     nic.count_wire_drop(reason);
 }
 
@@ -402,12 +453,17 @@ impl Port {
     #[inline]
     fn flush(&mut self, now: Nanos, nic: &mut Nic, rx: &Receivers) {
         if !self.staged.is_empty() {
-            let mut lost = |reason, frame: &FrameBuf| lose(nic, rx, reason, frame);
-            let (uplink, staged) = (&mut *self.uplink, &mut self.staged);
-            match &mut self.netem {
-                None => uplink.tx_burst(now, staged, &self.pool, &mut lost),
-                Some(netem) => netem.tx_burst(uplink, now, staged, &self.pool, &mut lost),
-            }
+            let Port {
+                uplink,
+                netem,
+                staged,
+                pool,
+                ..
+            } = self;
+            with_captures(&mut **uplink, nic, rx, |uplink, lost| match netem {
+                None => uplink.tx_burst(now, staged, pool, lost),
+                Some(netem) => netem.tx_burst(uplink, now, staged, pool, lost),
+            });
         }
     }
 

@@ -24,6 +24,7 @@ mod rings;
 mod statistics;
 mod switch;
 mod traffic;
+mod wire_capture;
 
 pub use captures::Captures;
 pub use direct::DirectPlane;

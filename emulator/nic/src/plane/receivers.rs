@@ -50,6 +50,15 @@ impl FrameSource<'_> {
         }
     }
 
+    /// Whether something of it is left to others: to cut it, or to make its checksum.
+    pub(super) fn is_unfinished(&self) -> bool {
+        let offload = match self {
+            FrameSource::Guest(_, frame) => frame.offload(),
+            FrameSource::Private(frame) => &frame.offload,
+        };
+        offload.gso().is_some() || offload.checksum().is_some()
+    }
+
     /// A copy of it as it is.
     pub(super) fn copy(&self, pool: &Pool) -> Frame {
         match self {

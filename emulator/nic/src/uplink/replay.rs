@@ -1,5 +1,5 @@
-//! A capture played into the port, each frame as long after the first as it was seen then. What is sent goes nowhere, at the rate of the link. The
-//! file is read when the uplink is opened, and whole.
+//! A capture played into the port, each frame as long after the first as it was seen then: of interfaces that tell directions those that came in. What is
+//! sent goes nowhere, at the rate of the link. The file is read when the uplink is opened, and whole.
 
 use std::fmt;
 use std::path::Path;
@@ -12,7 +12,7 @@ use vf_vhost::net_hdr::MAX_FRAME;
 use super::{
     Arrivals, HandOver, Kind, Lost, OpenError, Position, Statistic, TxFrame, TxRoom, Uplink,
 };
-use crate::capture::read::read;
+use crate::capture::read::{Captured, read};
 use crate::queue::Pool;
 
 /// How long after its last frame a capture begins anew that is repeated.
@@ -23,8 +23,8 @@ pub(super) const KIND: Kind = Kind {
     word: "pcap",
     operand: "FILE [delay TIME] [repeat]",
     of_this_machine: false,
-    host_link: None,
-    check: |words| read(Path::new(Settings::parse(words)?.file)).map(drop),
+    is_host_device: false,
+    check: |words| read_in(Settings::parse(words)?.file).map(drop),
     open: |words, config, slack| Ok(Box::new(open(words, config, slack)?)),
     hand_over: HandOver::Position(|words, position, config, slack| {
         let mut replay = open(words, config, slack)?;
@@ -77,6 +77,20 @@ impl Settings<'_> {
     }
 }
 
+/// What came in by the interfaces of a capture: a frame that was sent there did not come from outside, and one that was dropped went no further. And
+/// how many of those there are.
+fn read_in(file: &str) -> Result<(usize, Vec<Captured>), String> {
+    let all = read(Path::new(file))?;
+    let total = all.len();
+    let came: Vec<_> = all.into_iter().filter(|frame| frame.came_in).collect();
+    match came.is_empty() && total > 0 {
+        true => Err(format!(
+            "{file}: its interfaces have sent or dropped all of its frames: to play them all the same, 'editcap -F pcap {file} NEW.pcap' forgets that"
+        )),
+        false => Ok((total - came.len(), came)),
+    }
+}
+
 /// A capture that is played.
 struct Replay {
     words: String,
@@ -103,7 +117,12 @@ impl Replay {
             delay,
             repeat,
         } = Settings::parse(words)?;
-        let captured = read(Path::new(file))?;
+        let (others, captured) = read_in(file)?;
+        if others > 0 {
+            tracing::info!(
+                "pcap {file}: {others} frames were sent or dropped by its interfaces, and do not come"
+            );
+        }
         let first = captured.iter().map(|frame| frame.at).min().unwrap_or(0);
         let mut frames = Vec::with_capacity(captured.len());
         for (n, mut frame) in captured.into_iter().enumerate() {

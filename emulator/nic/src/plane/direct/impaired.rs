@@ -193,7 +193,12 @@ impl DirectPlane {
                 let stuck = self.stuck.entry(vf).or_default();
                 stuck.push_back(Stuck { frame, on_wire });
             } else {
-                capture(nic, rx, &frame.frame, Some(DropReason::WireQueueFull));
+                capture(
+                    nic.policy(),
+                    rx,
+                    &frame.frame,
+                    Some(DropReason::WireQueueFull),
+                );
                 nic.count_wire_drop(DropReason::WireQueueFull);
                 rx.pool.give(frame.frame);
             }

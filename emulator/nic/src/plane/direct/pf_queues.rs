@@ -108,7 +108,7 @@ impl DirectPlane {
             Ok(()) => egress.wait(flow),
             Err(lost) => {
                 let drop = Some(DropReason::WireQueueFull);
-                capture(&self.nic, &self.ports.rx, &lost, drop);
+                capture(self.nic.policy(), &self.ports.rx, &lost, drop);
                 self.nic.count_wire_drop(DropReason::WireQueueFull);
                 self.ports.rx.pool.give(lost);
             }
