@@ -55,6 +55,8 @@ pub struct NetConfig {
     pub queue_pairs: u16,
     /// Descriptors a ring, of a split ring a power of two.
     pub queue_size: u16,
+    /// The same of rings that send, if it is another number.
+    pub tx_queue_size: Option<u16>,
     /// Descriptors of the control queue, likewise.
     pub control_size: u16,
     /// IP MTU the buffers are made for.
@@ -110,6 +112,7 @@ impl Default for NetConfig {
                 | protocol::CONFIGURE_MEM_SLOTS,
             queue_pairs: 1,
             queue_size: 256,
+            tx_queue_size: None,
             control_size: 16,
             mtu: 1500,
             rx_buffer: None,
@@ -199,10 +202,14 @@ impl NetDevice {
         let rx_len = (rx_len + table).next_multiple_of(64);
         let tx_len = tx_len.next_multiple_of(64);
 
-        let rings = u64::from(config.queue_pairs) * u64::from(config.queue_size);
-        let each = u64::from(rx_len) + u64::from(tx_len) + 2 * 26;
+        let sending = NetConfig {
+            queue_size: config.tx_queue_size.unwrap_or(config.queue_size),
+            ..config.clone()
+        };
+        let rings = |size: u16, len: u32| u64::from(size) * u64::from(len + 26);
+        let pair = rings(config.queue_size, rx_len) + rings(sending.queue_size, tx_len);
         let control = u64::from(config.control_size) * u64::from(COMMAND_ROOM + 26) + 4096;
-        let size = rings * each + u64::from(config.queue_pairs) * 1024 + control;
+        let size = u64::from(config.queue_pairs) * (pair + 1024) + control;
         let mem = Arc::new(memory(size, config)?);
         let regions = mem.regions().iter();
         let behind = |region: &Region| Allocator::behind(region.layout(), config.lead);
@@ -212,12 +219,12 @@ impl NetDevice {
             event_idx: features & feature::EVENT_IDX != 0,
             in_order: features & feature::IN_ORDER != 0,
         };
-        let mut make = |stride| Ring::new(&mem, &mut alloc, config, ring_features, stride);
+        let mut make = |config, stride| Ring::new(&mem, &mut alloc, config, ring_features, stride);
         let mut rx = Vec::new();
         let mut tx = Vec::new();
         for _ in 0..config.queue_pairs {
-            rx.push(make(rx_len)?);
-            tx.push(make(tx_len)?);
+            rx.push(make(config, rx_len)?);
+            tx.push(make(&sending, tx_len)?);
         }
         let control = NetConfig {
             queue_size: config.control_size,

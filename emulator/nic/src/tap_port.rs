@@ -15,8 +15,7 @@ use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::process::Child;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -37,7 +36,7 @@ use vf_vhost::tap;
 
 use crate::queue::Pool;
 use crate::sandbox::{Role, Sandbox};
-use crate::uplink::{finish, open_queues, segments};
+use crate::uplink::{Presence, finish, open_queues, segments};
 
 /// Where `ip netns` has namespaces (ip-netns(8)).
 const NAMESPACES: &str = "/run/netns";
@@ -51,6 +50,8 @@ const AS_THEY_ARE: u64 = feature::CSUM | feature::HOST_TSO4 | feature::HOST_TSO6
 const PIECES: usize = 128;
 /// How long until another attempt at a session.
 const RETRY: Duration = Duration::from_millis(100);
+/// How often it is asked, that far apart, whether a program that has given up its connection has ended.
+const REAPS: usize = 20;
 
 /// A device by its name, and the network namespace that it is in.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -172,6 +173,7 @@ impl TapPort {
     ) -> io::Result<TapPort> {
         for queue in &queues {
             tap::set_offloads(queue)?;
+            tap::set_header_len(queue, HEADER)?;
             rustix::io::ioctl_fionbio(queue, true)?;
         }
         let socket = BackEnd::Listens(socket);
@@ -214,8 +216,11 @@ impl From<io::Error> for Over {
 pub(crate) enum BackEnd {
     /// It listens here, and another session follows one that is over.
     Listens(PathBuf),
-    /// It has this connection, and no other one.
-    Connected(Option<UnixStream>),
+    /// It is a program of our own, which has this connection and no other one.
+    Program {
+        connection: Option<UnixStream>,
+        child: Child,
+    },
 }
 
 /// Whose frames they are.
@@ -223,7 +228,7 @@ pub(crate) enum Device {
     /// A tap's: it is shown the VF's link and address.
     Tap,
     /// A NIC's port: it is told whether there is a back end.
-    Port(Arc<AtomicBool>),
+    Port(Presence),
 }
 
 /// What the thread has.
@@ -320,7 +325,9 @@ impl Port {
     fn run(mut self) {
         let device = self.on.clone();
         loop {
-            let over = self.connect().and_then(|mut session| {
+            let session = self.connect();
+            let was_there = session.is_ok();
+            let over = session.and_then(|mut session| {
                 tracing::info!(device, "its other end is there");
                 self.move_frames(&mut session)
             });
@@ -328,9 +335,17 @@ impl Port {
             let _ = self.set_carrier(false);
             match over {
                 Err(Over::Stopped) => return,
-                Err(why @ (Over::Gone(_) | Over::Ended)) => {
+                Err(Over::Ended) => {
+                    let how = self.how_it_ended();
+                    tracing::warn!(device, "its other end is gone for good: {how}");
+                    return;
+                }
+                Err(why @ Over::Gone(_)) => {
                     tracing::warn!(device, %why, "its other end is gone for good");
                     return;
+                }
+                Err(why) if was_there => {
+                    tracing::info!(device, %why, "its other end is not there any more");
                 }
                 Err(why) => tracing::debug!(device, %why, "its other end is not there for now"),
                 Ok(never) => match never {},
@@ -342,26 +357,54 @@ impl Port {
         }
     }
 
+    /// What the program says that was the back end: by now it has given up its connection, and a program that was killed is waited for.
+    fn how_it_ended(&mut self) -> String {
+        let BackEnd::Program { child, .. } = &mut self.back_end else {
+            return Over::Ended.to_string();
+        };
+        for _ in 0..REAPS {
+            if let Ok(Some(status)) = child.try_wait() {
+                return format!("it has ended with {status}, and is not started again");
+            }
+            let mut stopped = [PollFd::new(&self.alive, PollFlags::IN)];
+            if wait(&mut stopped, Some(RETRY)).unwrap_or(true) {
+                break;
+            }
+        }
+        "it has given up the connection, and gets no other one".to_owned()
+    }
+
     fn connect(&mut self) -> Result<Session, Over> {
         let pairs = u16::try_from(self.queues.len()).unwrap_or(u16::MAX);
         let several = if pairs > 1 { feature::MQ } else { 0 };
+        // Of buffers for whole super-frames, so that all take no more memory than those of four pairs.
+        let few = (1024 / pairs.next_power_of_two()).clamp(64, 256);
+        let mut frontend = match &mut self.back_end {
+            BackEnd::Listens(path) => Frontend::connect(path)?,
+            BackEnd::Program { connection, .. } => {
+                Frontend::from_stream(connection.take().ok_or(Over::Ended)?)?
+            }
+        };
+        // As many places as a tap of the kernel's has: that many frames of a wire may come before the thread has its turn. A super-frame takes several.
+        // Where it may not, each place has room for one, and all together no more memory.
+        let merges = frontend.get_features()? & feature::MRG_RXBUF != 0;
+        let (places, rx_buffer) = match merges {
+            true => ((8192 / pairs.next_power_of_two()).clamp(256, 1024), 8192),
+            false => (few, 12 + MAX_FRAME),
+        };
         let config = NetConfig {
             features: (NetConfig::PLAIN | NetConfig::CHECKSUM | NetConfig::TSO) & !feature::MQ
                 | several
                 | feature::HOST_TSO6
                 | feature::GUEST_TSO6,
             queue_pairs: pairs,
-            // Their buffers take no more memory than those of four pairs.
-            queue_size: (1024 / pairs.next_power_of_two()).clamp(64, 256),
+            queue_size: places,
+            // Each has room for a super-frame.
+            tx_queue_size: Some(few),
             protocol_features: NetConfig::default().protocol_features | protocol::BACKEND_REQ,
             mtu: Mtu::MAX.get(),
-            // A super-frame takes one buffer, not sixteen: as many as there are may come before the thread has its turn.
-            rx_buffer: Some(12 + MAX_FRAME),
+            rx_buffer: Some(rx_buffer),
             ..NetConfig::default()
-        };
-        let frontend = match &mut self.back_end {
-            BackEnd::Listens(path) => Frontend::connect(path)?,
-            BackEnd::Connected(once) => Frontend::from_stream(once.take().ok_or(Over::Ended)?)?,
         };
         let mut guest = NetDevice::start(frontend, &config)?;
         let (news, theirs) = UnixStream::pair()?;
@@ -401,8 +444,8 @@ impl Port {
                 Some(queue) => self.done(tap::set_carrier(&queue.frames, up)),
                 None => Ok(()),
             },
-            Device::Port(there) => {
-                there.store(up, Ordering::Release);
+            Device::Port(presence) => {
+                presence.set(up);
                 Ok(())
             }
         }

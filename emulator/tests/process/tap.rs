@@ -7,6 +7,7 @@ use std::process::Command;
 use vfnic::control::{Request, ask};
 
 use crate::emulator::{Emulator, wait_for};
+use crate::port::{BROADCAST, Port};
 
 /// Why no tap device can be made here, if none can.
 fn missing() -> Option<&'static str> {
@@ -111,6 +112,71 @@ fn a_tap_that_is_gone_is_a_link_that_is_down() {
     ip(&format!("link del {name}"));
 }
 
+/// Its descriptor is the device, wherever that goes: what a container is given as its end of the cable.
+#[test]
+fn a_tap_that_is_renamed_or_moved_into_a_namespace_is_the_same_cable() {
+    let ip = |args: &str| Command::new("ip").args(args.split(' ')).output();
+    let id = std::process::id() % 100_000;
+    let (name, other, netns) = (format!("vfm{id}"), format!("vfn{id}"), format!("vfns{id}"));
+    let made = missing().is_none()
+        && ip(&format!("netns add {netns}")).is_ok_and(|out| out.status.success());
+    if !made {
+        println!(
+            "skipped: a tap device that is moved, because 'ip netns add' or /dev/net/tun is not to be had here"
+        );
+        return;
+    }
+    let does = |args: String| {
+        let output = ip(&args).unwrap();
+        assert!(output.status.success(), "ip {args}: {output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let mut emulator =
+        Emulator::with_config(&format!("[[nic]]\nname = 'a'\nuplink = 'tap {name}'\n"));
+    let mut guest = Port::open(&emulator.path("a-vf0.sock"));
+    let mut passes = |emulator: &Emulator, netns: &str, device: &str| {
+        let count = || {
+            let said = does(format!("{netns}-s -j link show dev {device}"));
+            let said: serde_json::Value = serde_json::from_str(&said).unwrap();
+            said[0]["stats64"]["rx"]["packets"].as_u64().unwrap()
+        };
+        let before = count();
+        let frame = guest.frame(BROADCAST, 100);
+        guest.send(&frame);
+        wait_for("the host gets it", || (count() > before).then_some(()));
+        assert!(emulator.show().nics[0].link.carrier, "{}", emulator.log());
+    };
+    passes(&emulator, "", &name);
+    does(format!("link set {name} name {other}"));
+    // News of it has come by now.
+    std::thread::sleep(std::time::Duration::from_millis(100));
+    passes(&emulator, "", &other);
+    // It is still followed.
+    does(format!("link set {other} down"));
+    wait_for("the port has no carrier", || {
+        (!emulator.show().nics[0].link.carrier).then_some(())
+    });
+    does(format!("link set {other} up"));
+    does(format!("link set {other} netns {netns}"));
+    does(format!("-n {netns} link set {other} up"));
+    std::thread::sleep(std::time::Duration::from_millis(100));
+    let there = format!("-n {netns} ");
+    passes(&emulator, &there, &other);
+    let carrier = || does(format!("-n {netns} link show dev {other}")).contains("LOWER_UP");
+    emulator.does("link set down");
+    assert!(!carrier());
+    emulator.does("link set up");
+    assert!(carrier());
+    drop(guest);
+    emulator.upgrade();
+    assert!(emulator.show().nics[0].link.carrier, "{}", emulator.log());
+    emulator.does("link set down");
+    assert!(!carrier());
+    assert!(!emulator.log().contains("is gone"), "{}", emulator.log());
+    drop(emulator);
+    does(format!("netns del {netns}"));
+}
+
 /// As the guide makes one, and as `ip tuntap` makes one for several queues.
 #[test]
 fn a_tap_of_several_queues_is_opened_with_one() {
@@ -210,8 +276,17 @@ fn the_link_of_a_packet_uplink_is_that_of_its_device() {
         does(format!("link set {end} up"));
         sees(true);
     }
+    // By another name it is the same device.
+    let other = format!("vfother{}", std::process::id() % 100_000);
+    does(format!("link set {near} name {other}"));
+    std::thread::sleep(std::time::Duration::from_millis(100));
+    sees(true);
+    does(format!("link set {other} down"));
+    sees(false);
+    does(format!("link set {other} up"));
+    sees(true);
     assert!(!emulator.log().contains("is gone"));
-    does(format!("link del {near}"));
+    does(format!("link del {other}"));
     sees(false);
     wait_for("a line of the log", || {
         emulator.log().contains("its device is gone").then_some(())

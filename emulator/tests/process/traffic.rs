@@ -364,6 +364,31 @@ fn tcp_arrives_whole_over_packet_sockets_on_two_ends_of_a_cable() {
     });
 }
 
+/// As two hosts on an Ethernet of 1500 have it that the guide's first line joins.
+#[test]
+fn it_is_said_what_is_too_long_for_a_tunnel() {
+    on_a_cable("tunnels on a cable", |[a, _], ip| {
+        assert!(ip(&format!("address add 198.18.77.1/24 dev {a}")));
+        let start = |mtu: &str| {
+            let port = 30_000 + std::process::id() % 20_000;
+            Emulator::with_config(&format!(
+                "[[nic]]\nname = 'a'\n{mtu}uplink = 'vxlan id 42 local 198.18.77.1 dstport {port} remote 198.18.77.2'\n"
+            ))
+            .log()
+        };
+        let says = |log: &str| log.contains("do not pass");
+        assert!(!says(&start("")), "of an MTU of 9000");
+        assert!(ip(&format!("link set {a} mtu 1500")));
+        let log = start("");
+        assert!(
+            log.contains("packets over 1450 bytes do not pass vxlan id 42"),
+            "{log}"
+        );
+        assert!(log.contains("say mtu = 1450"), "{log}");
+        assert!(!says(&start("mtu = 1450\n")));
+    });
+}
+
 #[test]
 fn tags_pass_a_packet_socket_as_they_are() {
     on_a_cable("tags of a packet socket", |[a, b], _| {
@@ -406,6 +431,71 @@ fn tcp_arrives_whole_over_a_vhost_user_back_end() {
         });
         streams_arrive(&here, ["a-vf0.sock", "b-vf0.sock"], true, 1);
     }
+}
+
+/// As a bond or a routing daemon in a guest wants it, which fails over when the link is down.
+#[test]
+fn a_port_has_a_carrier_while_its_back_end_has_one() {
+    let mut there = Emulator::start(&["--vfs", "1"]);
+    let socket = there.path("vf0.sock");
+    let here = Emulator::with_config(&format!(
+        "[[nic]]\nname = 'a'\nuplink = 'vhost-user {}'\n",
+        socket.display()
+    ));
+    let guest = Port::open(&here.path("a-vf0.sock"));
+    let sees = |up: bool, what: &str| {
+        wait_for(what, || {
+            let nic = here.show().nics.remove(0);
+            let told = nic.vfs[0].state.link == if up { "up" } else { "down" };
+            (nic.link.carrier == up && told).then_some(())
+        });
+    };
+    sees(true, "the back end is there");
+    there.does("vf 0 set state disable");
+    sees(false, "the back end says that its link is down");
+    there.does("vf 0 set state enable");
+    sees(true, "and up");
+    there.kill();
+    sees(false, "the back end has gone");
+    let log = here.log();
+    assert!(log.contains("its other end is not there any more"), "{log}");
+    there.restart();
+    sees(true, "the back end is there again");
+    drop(guest);
+}
+
+/// As long as a thread may have to wait for its turn: what a tap of the kernel's would hold.
+#[test]
+fn frames_wait_for_a_front_end_of_ours_that_has_no_turn() {
+    const MAC: [u8; 6] = [2, 0, 0, 0, 1, 0];
+    let there = Emulator::start(&["--vfs", "2"]);
+    there.does("vf 0 mac add 02:00:00:00:01:00");
+    let socket = there.path("vf0.sock");
+    let here = Emulator::with_config(&format!(
+        "[[nic]]\nname = 'a'\nuplink = 'vhost-user {}'\n",
+        socket.display()
+    ));
+    wait_for("the session", || (there.vf(0, 0).rings == 2).then_some(()));
+    let mut sender = Port::open(&there.path("vf1.sock"));
+    let to_here = |signal| {
+        let pid = Pid::from_raw(here.pid().cast_signed()).unwrap();
+        rustix::process::kill_process(pid, signal).unwrap();
+    };
+    to_here(rustix::process::Signal::STOP);
+    for _ in 0..600 {
+        let frame = sender.frame(MAC, 1514);
+        sender.send(&frame);
+    }
+    let judged = |vf| there.vf(0, vf).total;
+    wait_for("all have been sent", || {
+        (judged(1).tx_packets == 600).then_some(())
+    });
+    to_here(rustix::process::Signal::CONT);
+    assert_eq!(drops(&judged(0)), []);
+    wait_for("all have come", || {
+        let dropped = &here.show().nics[0].link.counters.rx_drops;
+        (dropped.get("no_receiver") == Some(&600)).then_some(())
+    });
 }
 
 /// The thread that is the back end's front end is faster than who reads what it has.

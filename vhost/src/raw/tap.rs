@@ -24,6 +24,36 @@ pub(crate) fn set_carrier(tap: BorrowedFd<'_>, up: bool) -> io::Result<()> {
     outcome(done)
 }
 
+/// How many bytes the virtio-net header in front of each frame has. All of the device's descriptors have the same, and a device that outlives
+/// them keeps it.
+pub(crate) fn set_header_len(tap: BorrowedFd<'_>, len: c_int) -> io::Result<()> {
+    // SAFETY: the kernel reads an `int` where the pointer says, and keeps no pointer.
+    let done = unsafe { libc::ioctl(tap.as_raw_fd(), libc::TUNSETVNETHDRSZ as _, &raw const len) };
+    outcome(done)
+}
+
+/// Has the numbers of that header begin with their lowest byte, as virtio 1 has them, on any machine.
+pub(crate) fn set_little_endian(tap: BorrowedFd<'_>) -> io::Result<()> {
+    let yes = c_int::from(true);
+    // SAFETY: as above.
+    let done = unsafe { libc::ioctl(tap.as_raw_fd(), libc::TUNSETVNETLE as _, &raw const yes) };
+    outcome(done)
+}
+
+/// What the device is called, in whichever network namespace it is. Of a macvtap device, too.
+pub(crate) fn name(tap: BorrowedFd<'_>) -> io::Result<String> {
+    let mut request = libc::ifreq {
+        ifr_name: [0; libc::IFNAMSIZ],
+        ifr_ifru: libc::__c_anonymous_ifr_ifru { ifru_flags: 0 },
+    };
+    // SAFETY: the kernel writes name and flags of a `struct ifreq`, and keeps no pointer.
+    let done = unsafe { libc::ioctl(tap.as_raw_fd(), libc::TUNGETIFF as _, &raw mut request) };
+    outcome(done)?;
+    let bytes = request.ifr_name.iter().map(|byte| byte.cast_unsigned());
+    let name = bytes.take_while(|byte| *byte != 0).collect();
+    String::from_utf8(name).map_err(io::Error::other)
+}
+
 /// The address that it has for its host.
 pub(crate) fn set_mac(tap: BorrowedFd<'_>, mac: [u8; 6]) -> io::Result<()> {
     let mut address = libc::sockaddr {

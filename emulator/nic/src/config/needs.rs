@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 use super::{Config, SocketRole};
 use crate::metrics::MetricsAddress;
 use crate::sandbox::Needs;
-use crate::uplink::UplinkSpec;
 
 impl Config {
     /// What the thread needs that serves its sockets, if its state is kept in the folder `state`, or nowhere.
@@ -23,19 +22,12 @@ impl Config {
         let mut folders: Vec<PathBuf> = sockets.map(|socket| folder_of(socket)).collect();
         folders.push(self.socket_dir.clone());
         folders.extend(state.map(Path::to_owned));
-        let uplinks = self.nics.iter().filter_map(|nic| nic.uplink.as_ref());
-        let devices = uplinks.filter_map(UplinkSpec::host_device);
         let met = vfs().flat_map(|vf| {
             let client = (vf.role == SocketRole::Client).then_some(&vf.socket);
             client.into_iter().chain(&vf.qmp)
         });
         let gives_groups = self.access.group.is_some() || self.ctl_group.is_some();
-        Needs::new(
-            folders,
-            devices.map(str::to_owned).collect(),
-            met.map(|socket| folder_of(socket)),
-            gives_groups,
-        )
+        Needs::new(folders, met.map(|socket| folder_of(socket)), gives_groups)
     }
 }
 

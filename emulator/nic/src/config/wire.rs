@@ -8,6 +8,7 @@ use vf_model::{LinkConfig, Nanos, NetemSpec};
 
 use super::error::ConfigError;
 use super::nic::NicSettings;
+use crate::uplink::has_room;
 
 /// A wire between two NICs.
 #[derive(Clone, Debug)]
@@ -72,6 +73,11 @@ pub(super) fn check(
     }
     if let Some(ns) = section.propagation_ns {
         link.propagation = Nanos(ns);
+    }
+    if !has_room(link) {
+        return Err(wrong(
+            "at this rate a wire so long holds more frames than it has room for: say a shorter propagation_ns, and netem = \"delay TIME\" for the rest",
+        ));
     }
     Ok(WireSettings {
         between: [i, j],

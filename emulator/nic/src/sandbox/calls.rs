@@ -94,6 +94,7 @@ const CONNECT: &[i64] = &[
     libc::SYS_lseek,
     libc::SYS_memfd_create,
     libc::SYS_socketpair,
+    libc::SYS_wait4, // for a back end that is a program of ours
 ];
 
 /// What a front end or a command may make necessary: sockets of VFs, descriptors, files of ours.
@@ -217,7 +218,10 @@ fn rules(role: Role<'_>) -> Result<Rules, seccompiler::Error> {
         if matches!(role, Role::Tap | Role::Control(_)) {
             // Of a tap, by a descriptor that is open. Of a socket, the last one takes a privilege.
             requests.extend([
+                libc::TUNGETIFF,
                 libc::TUNSETOFFLOAD,
+                libc::TUNSETVNETHDRSZ,
+                libc::TUNSETVNETLE,
                 libc::TUNSETCARRIER,
                 libc::SIOCSIFHWADDR,
             ]);

@@ -1,9 +1,9 @@
-//! Which files there are for the control thread (landlock(7)): its folders and the carrier of its devices. What is open stays
+//! Which files there are for the control thread (landlock(7)): its folders. What is open stays
 //! open. To connect to a socket it takes the socket's own permission, as ever.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use landlock::{
     ABI, Access, AccessFs, AccessNet, BitFlags, PathBeneath, PathFd, Ruleset, RulesetAttr,
@@ -15,13 +15,6 @@ use super::Needs;
 
 /// What is asked of a kernel that has it; older ones give what they have.
 const KNOWN: ABI = ABI::V6;
-
-/// Where the settings of a network device of the host are.
-fn path_of(name: &str) -> PathBuf {
-    let device = Path::new("/sys/class/net").join(name);
-    // Files are judged by where they are, not by the link to that.
-    fs::canonicalize(&device).unwrap_or(device)
-}
 
 pub(super) fn is_own(folder: &Path) -> bool {
     fs::metadata(folder).is_ok_and(|meta| meta.uid() == geteuid().as_raw())
@@ -45,18 +38,15 @@ fn restrict(needs: &Needs) -> Result<RulesetStatus, RulesetError> {
         | AccessFs::ReadFile
         | AccessFs::WriteFile
         | AccessFs::Truncate;
-    let device = AccessFs::ReadFile | AccessFs::WriteFile | AccessFs::Truncate;
-    let folders = needs.folders.iter().map(|path| (path.clone(), folder));
-    let devices = needs.devices.iter().map(|name| (path_of(name), device));
     let mut rules = Ruleset::default()
         .handle_access(AccessFs::from_all(KNOWN))?
         .handle_access(AccessNet::from_all(KNOWN))?
         .scope(scope())?
         .create()?;
-    for (path, access) in folders.chain(devices) {
+    for path in &needs.folders {
         // One that is not there needs no rule.
         if let Ok(path) = PathFd::new(path) {
-            rules = rules.add_rule(PathBeneath::new(path, access))?;
+            rules = rules.add_rule(PathBeneath::new(path, folder))?;
         }
     }
     Ok(rules.restrict_self()?.ruleset)

@@ -42,27 +42,21 @@ pub enum Role<'a> {
 pub struct Needs {
     /// Folders in which sockets are made and removed, and files of ours written.
     folders: Vec<PathBuf>,
-    /// Devices of the host whose carrier is set. They may be made by opening them.
-    devices: Vec<String>,
     privileges: CapabilitySet,
 }
 
 impl Needs {
-    /// What it takes to make and remove sockets and files of ours in `folders`, to set the carrier of `devices`, to connect to sockets in
-    /// the folders `met`, and to have sockets be a group's if some are.
+    /// What it takes to make and remove sockets and files of ours in `folders`, to connect to sockets in the folders `met`, and to have
+    /// sockets be a group's if some are.
     #[must_use]
     pub fn new(
         mut folders: Vec<PathBuf>,
-        devices: Vec<String>,
         met: impl IntoIterator<Item = PathBuf>,
         gives_groups: bool,
     ) -> Needs {
         folders.sort_unstable();
         folders.dedup();
         let mut privileges = CapabilitySet::empty();
-        if !devices.is_empty() {
-            privileges |= CapabilitySet::NET_ADMIN; // a carrier is its alone to set
-        }
         if geteuid().is_root() {
             // Of a folder that is another user's, root is not the owner, nor of a socket there that somebody else listens on.
             let all = folders.iter().cloned().chain(met);
@@ -76,7 +70,6 @@ impl Needs {
         }
         Needs {
             folders,
-            devices,
             privileges,
         }
     }

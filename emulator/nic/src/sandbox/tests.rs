@@ -185,7 +185,6 @@ fn a_confined_thread() {
     let _there = UnixListener::bind(folder.join("there.sock")).unwrap();
     let needs = Needs {
         folders: vec![folder.clone()],
-        devices: Vec::new(),
         privileges: CapabilitySet::empty(),
     };
     let role = match role.as_str() {
@@ -272,7 +271,6 @@ fn has_landlock() -> bool {
     let handled = std::thread::spawn(|| {
         let needs = Needs {
             folders: Vec::new(),
-            devices: Vec::new(),
             privileges: CapabilitySet::all(),
         };
         files::confine(&needs).is_ok()

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use vf_model::{LinkConfig, Nanos};
+use vf_model::{LinkConfig, Mtu, Nanos};
 
 use super::Reporter;
 use super::error::{RunError, system};
@@ -13,7 +13,7 @@ use crate::instance::{NicInstance, Planes};
 use crate::queue::{Doorbell, Pool};
 use crate::sandbox::Sandbox;
 use crate::thread::{DataThread, Polling};
-use crate::uplink::{Uplink, WireEnd};
+use crate::uplink::{FarEnd, Uplink, WireEnd};
 
 /// How far the wall clock's transmitters may be filled ahead: the time between two rounds of a busy worker.
 const WIRE_SLACK: Nanos = Nanos(30_000);
@@ -57,13 +57,14 @@ impl Threads {
     }
 }
 
+/// The NICs, and what is at the other ends of their ports that is no NIC.
 pub(super) fn build_hosts(
     config: &Config,
     epoch: Instant,
     reporter: &Reporter,
     sandbox: Sandbox,
     mut taken: Option<&mut Taken>,
-) -> Result<Vec<NicInstance>, RunError> {
+) -> Result<(Vec<NicInstance>, Vec<Option<FarEnd>>), RunError> {
     let pool = Pool::new(POOL);
     let threads = Threads::new(config, sandbox)?;
     let mut ends: Vec<Option<WireEnd>> = config.nics.iter().map(|_| None).collect();
@@ -84,6 +85,7 @@ pub(super) fn build_hosts(
     // By thread: the planes, and the NIC and the worker of each.
     let mut planes: Vec<Vec<_>> = threads.threads.iter().map(|_| Vec::new()).collect();
     let (mut hypervisors, mut policies) = (Vec::new(), Vec::new());
+    let mut far_ends = Vec::new();
     for (h, (nic, end)) in config.nics.iter().zip(ends).enumerate() {
         if nic.loopback.is_some_and(|said| said.is_said()) {
             tracing::warn!(
@@ -91,13 +93,18 @@ pub(super) fn build_hosts(
                 nic.name
             );
         }
-        let made = Planes::new(
-            nic,
-            nic.workers.into(),
-            uplink(h, nic, end, taken.as_deref_mut())?,
-            &pool,
-            cost,
-        );
+        let mut uplink = uplink(h, nic, end, taken.as_deref_mut())?;
+        if let Some(uplink) = &uplink
+            && let Some(mtu) = uplink.mtu()
+            && nic.mtu.unwrap_or(Mtu::ETHERNET).get() > mtu
+        {
+            tracing::warn!(
+                "nic {}: packets over {mtu} bytes do not pass {uplink}, and are dropped as mtu_exceeded: say mtu = {mtu}",
+                nic.name
+            );
+        }
+        far_ends.push(uplink.as_mut().and_then(|uplink| uplink.far_end()));
+        let made = Planes::new(nic, nic.workers.into(), uplink, &pool, cost);
         let mut made = made.map_err(|(vf, refusal)| RunError::Policy {
             nic: nic.name.clone(),
             vf,
@@ -169,7 +176,7 @@ pub(super) fn build_hosts(
             near.share_carrier(far);
         }
     }
-    Ok(hosts)
+    Ok((hosts, far_ends))
 }
 
 /// How many CPUs this process may run on.

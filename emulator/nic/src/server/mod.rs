@@ -4,8 +4,8 @@
 mod access;
 mod build;
 mod error;
+mod far_ends;
 mod handover;
-mod host_links;
 pub mod ready;
 mod share;
 mod sockets;
@@ -36,9 +36,9 @@ use self::access::Access;
 use self::build::build_hosts;
 pub use self::error::RunError;
 use self::error::system;
+use self::far_ends::FarEnds;
 pub use self::handover::Belongings;
 use self::handover::restore;
-use self::host_links::HostLinks;
 use self::share::TimeShare;
 use self::sockets::{Sockets, listen, new_sockets, serve_socket};
 use self::taps::open_taps;
@@ -66,7 +66,7 @@ pub struct Server {
     hosts: Vec<NicInstance>,
     /// What VFs have had of this thread, by host and VF.
     shares: Vec<Vec<VfTurns>>,
-    links: HostLinks,
+    links: FarEnds,
     clients: Clients,
     /// The socket of scrapers, which goes with this.
     _metrics: Option<Listener>,
@@ -129,9 +129,9 @@ impl Server {
         let epoch = Instant::now();
         let access = Access::of(&config.access)?;
         let polling = config.poll;
-        let mut hosts = build_hosts(&config, epoch, &reporter, sandbox, taken.as_deref_mut())?;
-        let mut links =
-            HostLinks::new(&config, poll.registry(), LINKS).map_err(system("netlink"))?;
+        let (mut hosts, ends) =
+            build_hosts(&config, epoch, &reporter, sandbox, taken.as_deref_mut())?;
+        let mut links = FarEnds::new(ends, poll.registry(), LINKS).map_err(system("netlink"))?;
         links.make_alike(&mut hosts);
         for (h, host) in hosts.iter_mut().enumerate() {
             let sockets = Sockets {
@@ -555,7 +555,7 @@ impl Reporter {
 struct OnWallClock<'a> {
     now: Nanos,
     hosts: &'a mut [NicInstance],
-    links: &'a mut HostLinks,
+    links: &'a mut FarEnds,
     /// For new VFs.
     sockets: Sockets<'a>,
     /// Whether a command has changed something.

@@ -5,42 +5,48 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
+use std::os::fd::AsFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use rustix::fs::OFlags;
+use vf_model::{LinkConfig, Nanos};
 
 use super::tap::Tap;
-use super::{HandOver, HostLink, Kind, OpenError};
+use super::{FarEnd, HandOver, HostLink, Kind, OpenError, Uplink};
 
 /// `macvtap NAME`.
 pub(super) const KIND: Kind = Kind {
     word: "macvtap",
     operand: "NAME",
     of_this_machine: true,
-    host_link: Some(HostLink::of_cable),
+    is_host_device: true,
     check: |_| Ok(()),
     open: |name, config, slack| {
-        let file = open(name);
-        let file = file.map_err(|source| OpenError {
+        let macvtap = open(name).and_then(|file| linked(name, file, config, slack));
+        macvtap.map_err(|source| OpenError {
             uplink: format!("macvtap {name}"),
             source,
             help: format!(
                 "make it with 'ip link add link DEV name {name} type macvtap mode passthru' and 'ip link set {name} up', and run as root or own its /dev/tapN"
             ),
-        });
-        Ok(Box::new(Tap::of(
-            format!("macvtap {name}"),
-            file?,
-            config,
-            slack,
-        )))
+        })
     },
     hand_over: HandOver::Descriptor(|name, fd, config, slack| {
-        let name = format!("macvtap {name}");
-        Ok(Box::new(Tap::of(name, File::from(fd), config, slack)))
+        linked(name, File::from(fd), config, slack).map_err(|source| OpenError {
+            uplink: format!("macvtap {name}"),
+            source,
+            help: "the process that had it had it so".to_owned(),
+        })
     }),
 };
+
+/// The uplink that an open macvtap device is.
+fn linked(name: &str, file: File, config: LinkConfig, slack: Nanos) -> io::Result<Box<dyn Uplink>> {
+    let far_end = FarEnd::Host(HostLink::of_macvtap(file.as_fd())?);
+    let tap = Tap::of(format!("macvtap {name}"), file, config, slack);
+    Ok(Box::new(tap.with(far_end)))
+}
 
 /// Its character device, which has the number of its interface in its name.
 fn open(name: &str) -> io::Result<File> {

@@ -6,13 +6,14 @@
 //! their way stands in front of an uplink, as `netem` does; where it is not asked for there is nothing.
 
 mod datagrams;
-mod host_link;
+mod far_end;
 mod macvtap;
 mod netem;
 mod packet;
 mod passt;
 mod plain;
 mod replay;
+mod rtnetlink;
 mod tap;
 mod tap_queues;
 mod transmitter;
@@ -31,11 +32,13 @@ use vf_vhost::frame::FrameBuf;
 
 use crate::queue::{Frame, Pool};
 
-pub use host_link::{HostLink, LinkWatch};
+pub(crate) use far_end::{BackEndLink, HostLink, Presence};
+pub use far_end::{FarEnd, LinkWatch};
 pub(crate) use netem::Netem;
 pub(crate) use plain::{finish, segments};
 pub(crate) use tap::open_queues;
 pub use wire::WireEnd;
+pub(crate) use wire::has_room;
 
 /// The kinds of uplink that can be opened by name.
 const KINDS: &[Kind] = &[
@@ -58,8 +61,8 @@ struct Kind {
     operand: &'static str,
     /// Whether it is a device of this machine, which has no virtual time.
     of_this_machine: bool,
-    /// The link of the network device that its operand names, which is the port's, if it names one.
-    host_link: Option<fn(&str) -> HostLink>,
+    /// Whether its operand names a network device of the host.
+    is_host_device: bool,
     /// What is wrong with what follows the word, if anything is.
     check: fn(&str) -> Result<(), String>,
     /// Opens one, which sends at this rate and may be filled so far ahead of now.
@@ -141,13 +144,8 @@ impl UplinkSpec {
     /// The network device of the host that it is, if it is one.
     #[must_use]
     pub fn host_device(&self) -> Option<&str> {
-        self.kind.host_link.map(|_| self.operand.as_str())
-    }
-
-    /// The link to that device, for whoever keeps the two ends of it alike.
-    #[must_use]
-    pub fn host_link(&self) -> Option<HostLink> {
-        self.kind.host_link.map(|link| link(&self.operand))
+        let name = self.operand.as_str();
+        self.kind.is_host_device.then_some(name)
     }
 
     /// The same wherever the process is, if it names a file.
@@ -377,6 +375,16 @@ pub trait Uplink: fmt::Display + Send {
 
     /// How far it has come with what it plays, if it does: what is not taken comes later.
     fn position(&self, _now: Nanos) -> Option<Position> {
+        None
+    }
+
+    /// The longest packet that passes it, if there is a bound that nobody has said.
+    fn mtu(&self) -> Option<u16> {
+        None
+    }
+
+    /// What is at its other end, for whoever keeps the two ends of the link alike: it is given away once.
+    fn far_end(&mut self) -> Option<FarEnd> {
         None
     }
 

@@ -4,40 +4,52 @@
 //! what a kernel leaves to others to do (all that comes from a veth or a tap) does not pass it; a socket sees one queue of the device, by a BPF
 //! program that somebody has to load.
 
+use std::io;
+
 use rustix::io::Errno;
+use vf_model::{LinkConfig, Nanos};
 use vf_vhost::packet_socket::{PacketSocket, Received};
 
 use super::tap::{HeaderDevice, Tap};
-use super::{HandOver, HostLink, Kind, OpenError};
+use super::{FarEnd, HandOver, HostLink, Kind, OpenError, Uplink};
 
 /// `packet NAME`.
 pub(super) const KIND: Kind = Kind {
     word: "packet",
     operand: "NAME",
     of_this_machine: true,
-    host_link: Some(HostLink::of_cable),
+    is_host_device: true,
     check: |_| Ok(()),
     open: |name, config, slack| {
-        let socket = open(name).map_err(|source| OpenError {
+        let socket = open(name).and_then(|socket| linked(name, socket, config, slack));
+        socket.map_err(|source| OpenError {
             uplink: format!("packet {name}"),
             source,
             help: "it is the name of a network device of this host, and takes CAP_NET_RAW: run as root".to_owned(),
-        })?;
-        let name = format!("packet {name}");
-        Ok(Box::new(Tap::of(name, socket, config, slack)))
+        })
     },
     hand_over: HandOver::Descriptor(|name, fd, config, slack| {
-        let name = format!("packet {name}");
-        Ok(Box::new(Tap::of(
-            name,
-            PacketSocket::from(fd),
-            config,
-            slack,
-        )))
+        linked(name, fd.into(), config, slack).map_err(|source| OpenError {
+            uplink: format!("packet {name}"),
+            source,
+            help: "the process that had it had it so".to_owned(),
+        })
     }),
 };
 
-fn open(name: &str) -> std::io::Result<PacketSocket> {
+/// The uplink that a packet socket on this device is.
+fn linked(
+    name: &str,
+    socket: PacketSocket,
+    config: LinkConfig,
+    slack: Nanos,
+) -> io::Result<Box<dyn Uplink>> {
+    let far_end = FarEnd::Host(HostLink::of_device(name)?);
+    let tap = Tap::of(format!("packet {name}"), socket, config, slack);
+    Ok(Box::new(tap.with(far_end)))
+}
+
+fn open(name: &str) -> io::Result<PacketSocket> {
     let index = rustix::net::netdevice::name_to_index(
         rustix::net::socket(
             rustix::net::AddressFamily::INET,
@@ -50,6 +62,8 @@ fn open(name: &str) -> std::io::Result<PacketSocket> {
 }
 
 impl HeaderDevice for PacketSocket {
+    const TELLS_LOSS: bool = true;
+
     fn receive(&self, header: &mut [u8; 10], frame: &mut [u8]) -> Result<Received, Errno> {
         let received = PacketSocket::receive(self, header, frame);
         received.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::INVAL))

@@ -1,6 +1,6 @@
 //! A tap device of the host as the uplink, with its virtio-net header, so that super-frames and partial checksums pass
 //! as they are. What leaves is paced like a wire; from the device any bridge of the host takes over. Needs
-//! `CAP_NET_ADMIN` to open, nothing afterwards: its carrier is `host_link`'s. Never blocks. What else reads and writes frames with such headers
+//! `CAP_NET_ADMIN` to open, nothing afterwards: its carrier is `far_end`'s. Never blocks. What else reads and writes frames with such headers
 //! goes the same way.
 
 use std::fmt;
@@ -21,8 +21,8 @@ use vf_vhost::packet_socket::Received;
 use super::datagrams::{datagrams, is_super_frame};
 use super::tap_queues::queues_in_use;
 use super::{
-    ARRIVAL, Arrivals, HandOver, HostLink, Kind, Lost, OpenError, Statistic, TxFrame, TxRoom,
-    Uplink,
+    ARRIVAL, Arrivals, FarEnd, HandOver, HostLink, Kind, Lost, OpenError, Statistic, TxFrame,
+    TxRoom, Uplink,
 };
 use crate::queue::Pool;
 use crate::tap_port::TapDevice;
@@ -41,20 +41,15 @@ pub(super) const KIND: Kind = Kind {
     word: "tap",
     operand: "NAME",
     of_this_machine: true,
-    host_link: Some(HostLink::new),
+    is_host_device: true,
     check: |name| {
         let (name, netns) = (name.to_owned(), None);
         TapDevice { name, netns }.check()
     },
     open: |name, config, slack| {
-        match open_uplink(name) {
-        Ok(device) => Ok(Box::new(Tap::of(
-            format!("tap {name}"),
-            device,
-            config,
-            slack,
-        ))),
-        Err(source) => Err(OpenError {
+        let device = open_uplink(name);
+        let tap = device.and_then(|device| linked(name, device, config, slack));
+        tap.map_err(|source| OpenError {
             uplink: format!("tap {name}"),
             help: match source.kind() {
                 io::ErrorKind::PermissionDenied => format!(
@@ -63,19 +58,34 @@ pub(super) const KIND: Kind = Kind {
                 _ => "say the name of a tap device that nobody else has open, or one that no device has".to_owned(),
             },
             source,
-        }),
-    }
+        })
     },
     hand_over: HandOver::Descriptor(|name, fd, config, slack| {
-        let name = format!("tap {name}");
-        Ok(Box::new(Tap::of(name, File::from(fd), config, slack)))
+        linked(name, File::from(fd), config, slack).map_err(|source| OpenError {
+            uplink: format!("tap {name}"),
+            source,
+            help: "the process that had it had it so".to_owned(),
+        })
     }),
 };
 
+/// The uplink that an open tap device is.
+fn linked<D: HeaderDevice + 'static>(
+    name: &str,
+    device: D,
+    config: LinkConfig,
+    slack: Nanos,
+) -> io::Result<Box<dyn Uplink>> {
+    let far_end = FarEnd::Host(HostLink::of_tap(device.as_fd())?);
+    let tap = Tap::of(format!("tap {name}"), device, config, slack);
+    Ok(Box::new(tap.with(far_end)))
+}
+
 /// What frames with a virtio-net header in front are read from and written to.
 pub(super) trait HeaderDevice: AsFd + Send {
-    /// Whether frames can be lost on the way here, and that is told.
-    const TELLS_LOSS: bool = true;
+    /// Whether it is told which frames were lost on the way here. Those for which the queue of a tap or macvtap device has no room are the device's to
+    /// count: it has them as its own `TX dropped` or `RX dropped`.
+    const TELLS_LOSS: bool = false;
 
     /// Reads one, without waiting.
     fn receive(&self, header: &mut [u8; HEADER], frame: &mut [u8]) -> Result<Received, Errno> {
@@ -112,6 +122,8 @@ pub(super) struct Tap<D> {
     scratch: Vec<u8>,
     /// Frames for which the host had no room.
     missed: Arc<Counter>,
+    /// Until somebody asks for it.
+    far_end: Option<FarEnd>,
 }
 
 /// Opens (and if need be creates) the tap device `name`, with one queue and a virtio-net header. One that was made with `multi_queue` has
@@ -170,6 +182,7 @@ fn open_uplink(name: &str) -> io::Result<SyncDevice> {
 fn prepare(queue: &SyncDevice) -> io::Result<()> {
     // Not super-frames of UDP, which it has asked for.
     vf_vhost::tap::set_offloads(queue)?;
+    vf_vhost::tap::set_header_len(queue, HEADER)?;
     queue.set_nonblocking(true)
 }
 
@@ -207,6 +220,15 @@ impl<D: HeaderDevice> Tap<D> {
             slack,
             scratch: vec![0; MAX_FRAME as usize],
             missed: Arc::default(),
+            far_end: None,
+        }
+    }
+
+    /// The same, and there is this at the other end.
+    pub(super) fn with(self, far_end: FarEnd) -> Tap<D> {
+        Tap {
+            far_end: Some(far_end),
+            ..self
         }
     }
 
@@ -315,6 +337,10 @@ impl<D: HeaderDevice> Uplink for Tap<D> {
         }
     }
 
+    fn far_end(&mut self) -> Option<FarEnd> {
+        self.far_end.take()
+    }
+
     fn link(&self) -> &Link {
         &self.link
     }
@@ -341,8 +367,10 @@ impl<D> fmt::Display for Tap<D> {
 mod tests {
     use std::io::{Seek, Write};
 
+    use vf_model::{FrameMeta, OnWire};
     use vf_packet::TcpLayout;
     use vf_packet::testing::routed_super_frame;
+    use vf_vhost::packet_socket::PacketSocket;
 
     use super::*;
 
@@ -376,5 +404,70 @@ mod tests {
                 assert_eq!(usize::from(cut.header_len), layout.payload);
             }
         }
+    }
+
+    /// QEMU has headers of 12 bytes, and a device that outlives it keeps that.
+    #[test]
+    fn a_tap_whose_last_user_had_longer_headers_is_read_and_written_aright() {
+        let name = format!("vfhdr{}", std::process::id() % 100_000);
+        let before = match open(&name) {
+            Ok(device) => device,
+            Err(why) => {
+                println!("skipped: a tap device that another program has had, because {why}");
+                return;
+            }
+        };
+        before.persist().unwrap();
+        vf_vhost::tap::set_header_len(&before, 12).unwrap();
+        drop(before);
+        let device = open_uplink(&name).unwrap();
+        let host = PacketSocket::open(device.if_index().unwrap()).unwrap();
+        let mut frame = vec![7; 100];
+        frame[..14].copy_from_slice(&[2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 0x88, 0xb5]);
+        // What the host says of its own accord is another frame.
+        let is_it = |data: &[u8]| data.len() == frame.len();
+        let mut tap = Tap::of(name.clone(), device, LinkConfig::default(), Nanos(0));
+        let pool = Pool::new(4);
+
+        HeaderDevice::send(&host, &[0; HEADER], &frame).unwrap();
+        let mut arrivals = Arrivals::default();
+        for _ in 0..1000 {
+            tap.rx_burst(Nanos(0), 9, &pool, &mut arrivals);
+            if arrivals.frames.iter().any(|frame| is_it(&frame.data)) {
+                break;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+        let came = arrivals.frames.iter().find(|frame| is_it(&frame.data));
+        assert_eq!(came.map(|came| &came.data), Some(&frame));
+
+        let mut sent = pool.take(frame.len());
+        sent.data.clone_from(&frame);
+        sent.offload = Default::default();
+        let meta = FrameMeta {
+            len: sent.len(),
+            gso: None,
+        };
+        let on_wire = OnWire::of(&meta);
+        let mut sent = vec![TxFrame {
+            frame: sent,
+            on_wire,
+        }];
+        tap.tx_burst(Nanos(0), &mut sent, &pool, &mut |why, _| panic!("{why}"));
+        let (mut header, mut data) = ([0; HEADER], [0; 2000]);
+        let got = std::iter::repeat_with(|| {
+            let received = HeaderDevice::receive(&host, &mut header, &mut data).ok();
+            received.map(|received| data[..received.len].to_vec())
+        });
+        let got = got.take_while(Option::is_some).flatten();
+        assert!(got.into_iter().any(|data| data == frame));
+        drop(tap);
+        let mut gone = std::process::Command::new("ip");
+        assert!(
+            gone.args(["link", "del", &name])
+                .status()
+                .unwrap()
+                .success()
+        );
     }
 }

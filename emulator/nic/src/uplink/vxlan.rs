@@ -6,16 +6,18 @@ mod header;
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
-use std::io::{self, IoSlice};
+use std::io::{self, IoSlice, IoSliceMut};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use mio::unix::SourceFd;
 use mio::{Interest, Registry};
+use nix::sys::socket::sockopt::RxqOvfl;
+use nix::sys::socket::{ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg, setsockopt};
 use rustix::io::Errno;
 use rustix::net::sockopt::{
-    Ipv4PathMtuDiscovery, Ipv6PathMtuDiscovery, set_ip_mtu_discover, set_ipv6_mtu_discover,
-    set_ipv6_v6only,
+    Ipv4PathMtuDiscovery, Ipv6PathMtuDiscovery, ip_mtu, ipv6_mtu, set_ip_mtu_discover,
+    set_ipv6_mtu_discover, set_ipv6_v6only,
 };
 use rustix::net::{
     AddressFamily, SendAncillaryBuffer, SendFlags, SocketFlags, SocketType, sendmsg_addr,
@@ -44,6 +46,9 @@ const AGE_EVERY: Nanos = Nanos(1_000_000_000);
 const MOST_REMOTES: usize = 64;
 /// Datagrams that are sent in a round: the segments of a super-frame to all hosts may be many thousands, of a few microseconds each.
 const AT_ONCE: usize = 256;
+/// Bytes around a packet in the tunnel: IP, UDP and VXLAN header, and its own Ethernet header.
+const AROUND_V4: u32 = 20 + 8 + 8 + 14;
+const AROUND_V6: u32 = 40 + 8 + 8 + 14;
 /// The longest datagram.
 const LONGEST: usize = 65_535;
 /// What the words are.
@@ -55,7 +60,7 @@ pub(super) const KIND: Kind = Kind {
     word: "vxlan",
     operand: "id VNI remote ADDR ...",
     of_this_machine: true,
-    host_link: None,
+    is_host_device: false,
     check: |words| Settings::parse(words).map(drop),
     open: |words, config, slack| opened(words, Vxlan::open(words, config, slack)),
     // Behind which host a station is, is learned again.
@@ -170,6 +175,23 @@ impl Settings {
     }
 }
 
+impl Settings {
+    /// The longest packet that passes on the way to every one of the remotes, as far as this host knows it (as Linux's own device has it, which takes
+    /// so much less than the device below it).
+    fn mtu(&self) -> Option<u16> {
+        let ways = self.remotes.iter().filter_map(|remote| {
+            let way = UdpSocket::bind((self.local, 0)).ok()?;
+            way.connect(remote).ok()?;
+            let (mtu, headers) = match remote {
+                SocketAddr::V4(_) => (ip_mtu(&way).ok()?, AROUND_V4),
+                SocketAddr::V6(_) => (ipv6_mtu(&way).ok()?, AROUND_V6),
+            };
+            Some(mtu.saturating_sub(headers))
+        });
+        ways.min().map(|mtu| u16::try_from(mtu).unwrap_or(u16::MAX))
+    }
+}
+
 /// Whether a datagram can come from there: from no group (RFC 7348 4.2 has hosts find each other by one, which is not done here), from no port 0.
 fn is_of_a_host(address: &SocketAddr) -> bool {
     let ip = address.ip();
@@ -188,6 +210,8 @@ struct Counters {
     bad_header: Arc<Counter>,
     /// Of another network.
     other_vni: Arc<Counter>,
+    /// For which the socket had no room.
+    missed: Arc<Counter>,
 }
 
 /// Behind which of the hosts a station is, and when it was heard there.
@@ -231,7 +255,12 @@ struct Vxlan {
     link: Link,
     slack: Nanos,
     scratch: Vec<u8>,
+    /// Room for what the kernel says of a datagram.
+    control: Vec<u8>,
+    /// How many had found no room when the last one came; `None` where another process has counted them.
+    dropped: Option<u32>,
     counters: Counters,
+    mtu: Option<u16>,
     /// What has been taken and is not sent yet, and how many segments of the first are.
     rest: VecDeque<Frame>,
     sent: u32,
@@ -260,17 +289,25 @@ impl Vxlan {
         }
         let local = SocketAddr::new(settings.local, settings.port);
         rustix::net::bind(&socket, &local)?;
-        // As much as bursts need, if the system allows it.
-        let _ = rustix::net::sockopt::set_socket_recv_buffer_size(&socket, 4 << 20);
+        // As much as bursts need, if the system allows it; the first takes a privilege.
+        let _ = rustix::net::sockopt::set_socket_recv_buffer_size_force(&socket, 4 << 20)
+            .or_else(|_| rustix::net::sockopt::set_socket_recv_buffer_size(&socket, 4 << 20));
         let _ = rustix::net::sockopt::set_socket_send_buffer_size(&socket, 4 << 20);
-        Vxlan::of(words, socket.into(), config, slack)
+        setsockopt(&socket, RxqOvfl, &1)?;
+        let mut vxlan = Vxlan::of(words, socket.into(), config, slack)?;
+        vxlan.dropped = Some(0);
+        Ok(vxlan)
     }
 
     /// A tunnel by its socket, which is as it is to be.
     fn of(words: &str, socket: UdpSocket, config: LinkConfig, slack: Nanos) -> io::Result<Vxlan> {
+        let settings = Settings::parse(words).map_err(io::Error::other)?;
         Ok(Vxlan {
             words: words.to_owned(),
-            settings: Settings::parse(words).map_err(io::Error::other)?,
+            mtu: settings.mtu(),
+            settings,
+            control: nix::cmsg_space!(u32),
+            dropped: None,
             socket,
             stations: Stations::default(),
             link: Link::new(config),
@@ -364,6 +401,29 @@ impl Vxlan {
         Ok(())
     }
 
+    /// The next datagram, whose bytes are in `scratch`, without waiting: how many, and from where. Counts those that have found no room before it.
+    fn receive(&mut self) -> nix::Result<(usize, SocketAddr)> {
+        let fd = self.socket.as_raw_fd();
+        let mut parts = [IoSliceMut::new(&mut self.scratch)];
+        let control = Some(self.control.as_mut_slice());
+        let flags = MsgFlags::MSG_DONTWAIT;
+        let message = recvmsg::<SockaddrStorage>(fd, &mut parts, control, flags)?;
+        let dropped = message.cmsgs()?.find_map(|said| match said {
+            ControlMessageOwned::RxqOvfl(dropped) => Some(dropped),
+            _ => None,
+        });
+        let from = message.address.ok_or(nix::Error::EAFNOSUPPORT)?;
+        let v4 = from.as_sockaddr_in().map(|v4| SocketAddr::V4((*v4).into()));
+        let v6 = from.as_sockaddr_in6();
+        let from = v4.or_else(|| v6.map(|v6| SocketAddr::V6((*v6).into())));
+        let (len, from) = (message.bytes, from.ok_or(nix::Error::EAFNOSUPPORT)?);
+        if let Some(now) = dropped {
+            let before = self.dropped.replace(now).unwrap_or(now);
+            self.counters.missed.add(now.wrapping_sub(before).into());
+        }
+        Ok((len, from))
+    }
+
     /// What a datagram brings: the frame's bytes, or why it is not taken.
     fn take(&mut self, now: Nanos, from: SocketAddr, len: usize) -> Option<&[u8]> {
         // Others may send from any port: it is meant to differ from flow to flow (RFC 7348 5). Of several at one address it is the one whose
@@ -437,10 +497,10 @@ impl Uplink for Vxlan {
 
     fn rx_burst(&mut self, now: Nanos, limit: usize, pool: &Pool, arrivals: &mut Arrivals) {
         for _ in 0..limit {
-            let (len, from) = match self.socket.recv_from(&mut self.scratch) {
+            let (len, from) = match self.receive() {
                 Ok(datagram) => datagram,
                 // What ICMP has said of something that was sent is told once.
-                Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => continue,
+                Err(nix::Error::ECONNREFUSED) => continue,
                 Err(_) => return,
             };
             let taken = self.take(now, from, len);
@@ -471,6 +531,10 @@ impl Uplink for Vxlan {
         }
     }
 
+    fn mtu(&self) -> Option<u16> {
+        self.mtu
+    }
+
     fn link(&self) -> &Link {
         &self.link
     }
@@ -485,12 +549,14 @@ impl Uplink for Vxlan {
             bad_header,
             other_vni,
             unsent,
+            missed,
         } = &self.counters;
         let all = [
             ("vxlan_strangers", strangers),
             ("vxlan_bad_header", bad_header),
             ("vxlan_other_vni", other_vni),
             ("vxlan_unsent", unsent),
+            ("rx_missed", missed),
         ];
         all.map(|(name, counter)| (name, Arc::clone(counter)))
             .into()
@@ -807,7 +873,7 @@ mod tests {
         let whole = [&wrap(Vni::new(42).unwrap())[..], &frame(1, 2, 60).data].concat();
         stranger.send_to(&whole, to).unwrap();
         assert_eq!(got(&mut ends[0]), (vec![], 1));
-        assert_eq!(counted(&ends[0]), [1, 0, 0, 0]);
+        assert_eq!(counted(&ends[0]), [1, 0, 0, 0, 0]);
         let friend = UdpSocket::bind("127.0.0.2:0").unwrap();
         let mut no_vni = whole.clone();
         no_vni[0] = 0;
@@ -816,9 +882,35 @@ mod tests {
             friend.send_to(wrong, to).unwrap();
         }
         assert_eq!(got(&mut ends[0]), (vec![], 4));
-        assert_eq!(counted(&ends[0]), [1, 3, 1, 0]);
+        assert_eq!(counted(&ends[0]), [1, 3, 1, 0, 0]);
         friend.send_to(&whole, to).unwrap();
         assert_eq!(got(&mut ends[0]), (vec![2], 0));
+    }
+
+    /// As many as come while nobody reads for a moment.
+    #[test]
+    fn datagrams_that_find_no_room_are_counted() {
+        const SENT: u64 = 20_000;
+        let mut ends = ends(&["127.0.0.1", "127.0.0.2"]);
+        let to = ends[0].socket.local_addr().unwrap();
+        let friend = UdpSocket::bind("127.0.0.2:0").unwrap();
+        let whole = [&wrap(Vni::new(42).unwrap())[..], &frame(1, 2, 60).data].concat();
+        for _ in 0..SENT {
+            friend.send_to(&whole, to).unwrap();
+        }
+        let mut came = 0;
+        loop {
+            let (frames, _) = got(&mut ends[0]);
+            came += frames.len() as u64;
+            if frames.is_empty() {
+                break;
+            }
+        }
+        // How many there were is said with the next that comes.
+        friend.send_to(&whole, to).unwrap();
+        came += got(&mut ends[0]).0.len() as u64;
+        assert!(came < SENT, "{came} had room");
+        assert_eq!(ends[0].counters.missed.get(), SENT + 1 - came);
     }
 
     #[test]

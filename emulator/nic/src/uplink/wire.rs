@@ -7,16 +7,20 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 
 use rtrb::{Consumer, Producer, RingBuffer};
-use vf_model::{DropReason, Link, LinkConfig, Nanos};
+use vf_model::{DropReason, FrameMeta, Link, LinkConfig, Nanos, wire_bytes};
+use vf_packet::MIN_FRAME;
 
 use super::transmitter::Transmitter;
 use super::{Arrivals, HandOver, Kind, Lost, TxFrame, TxRoom, Uplink};
 use crate::queue::{Doorbell, Frame, Pool, cost};
 
-/// Frames that may be on their way in one direction: more than 10 GbE holds in any sensible propagation delay.
+/// Frames that may be on their way in one direction: more than 10 GbE holds in any cable that is laid. A wire whose propagation delay is a longer way's, or
+/// that is faster, has room for what it holds beside them.
 const IN_FLIGHT: usize = 4096;
 /// The same in bytes.
 const IN_FLIGHT_BYTES: u64 = 8 << 20;
+/// Frames that any wire has room for at most: a gigabyte of buffers.
+const MOST_IN_FLIGHT: u64 = 512 << 10;
 /// Bytes beyond that which a change of paths or a ring that stops may put on the wire, since they cannot wait.
 const FORCED_BYTES: u64 = 24 << 20;
 
@@ -26,11 +30,35 @@ pub(super) const HAIRPIN: Kind = Kind {
     word: "hairpin",
     operand: "",
     of_this_machine: false,
-    host_link: None,
+    is_host_device: false,
     check: |_| Ok(()),
     open: |_, config, slack| Ok(Box::new(WireEnd::hairpin(config, slack))),
     hand_over: HandOver::Anew,
 };
+
+/// How many frames of so many bytes a wire holds in one direction.
+fn held(config: LinkConfig, len: u32) -> u64 {
+    let wire_bytes = wire_bytes(&FrameMeta { len, gso: None });
+    let bits = u128::from(config.rate_bps) * u128::from(config.propagation.0) / 1_000_000_000;
+    u64::try_from(bits / 8 / u128::from(wire_bytes)).unwrap_or(u64::MAX)
+}
+
+/// Whether a wire has room for what it holds of frames of full size: one that has not would be slower than it is said to be.
+pub(crate) fn has_room(config: LinkConfig) -> bool {
+    held(config, 1514) <= MOST_IN_FLIGHT
+}
+
+/// Frames and bytes that may be on their way in one direction.
+fn in_flight(config: LinkConfig) -> (usize, u64) {
+    let held = held(config, MIN_FRAME).min(MOST_IN_FLIGHT);
+    match usize::try_from(held) {
+        Ok(frames) if frames > IN_FLIGHT / 2 => {
+            let bytes = held * IN_FLIGHT_BYTES / IN_FLIGHT as u64;
+            (IN_FLIGHT + frames, IN_FLIGHT_BYTES + bytes)
+        }
+        _ => (IN_FLIGHT, IN_FLIGHT_BYTES),
+    }
+}
 
 struct InFlight {
     arrival: Nanos,
@@ -52,6 +80,8 @@ pub struct WireEnd {
     transmitter: Transmitter,
     out: Producer<InFlight>,
     out_shared: Arc<Shared>,
+    /// Bytes that may be on their way.
+    most_bytes: u64,
     /// Bytes that have been sent.
     sent: u64,
     /// Those of them that the far end had taken when this end last looked.
@@ -69,12 +99,13 @@ impl WireEnd {
     /// Both ends of a wire. `slack` is how far ahead of now a transmitter may be filled, zero on the virtual clock.
     #[must_use]
     pub fn pair(config: LinkConfig, slack: Nanos) -> (WireEnd, WireEnd) {
-        let (a_out, b_in) = RingBuffer::new(IN_FLIGHT);
-        let (b_out, a_in) = RingBuffer::new(IN_FLIGHT);
+        let (frames, bytes) = in_flight(config);
+        let (a_out, b_in) = RingBuffer::new(frames);
+        let (b_out, a_in) = RingBuffer::new(frames);
         let (a_shared, b_shared) = <(Arc<Shared>, Arc<Shared>)>::default();
         let end = |out, inward| {
             let transmitter = Transmitter::new(config, slack);
-            WireEnd::new("wire", transmitter, out, inward)
+            WireEnd::new("wire", transmitter, bytes, out, inward)
         };
         (
             end((a_out, &a_shared), (a_in, &b_shared)),
@@ -88,14 +119,17 @@ impl WireEnd {
             propagation: config.propagation + config.propagation,
             ..config
         };
-        let (out, inward) = RingBuffer::new(IN_FLIGHT);
+        let (frames, bytes) = in_flight(config);
+        let (out, inward) = RingBuffer::new(frames);
         let (shared, transmitter) = (Arc::default(), Transmitter::new(config, slack));
-        WireEnd::new("hairpin", transmitter, (out, &shared), (inward, &shared))
+        let (out, inward) = ((out, &shared), (inward, &shared));
+        WireEnd::new("hairpin", transmitter, bytes, out, inward)
     }
 
     fn new(
         name: &'static str,
         transmitter: Transmitter,
+        most_bytes: u64,
         out: (Producer<InFlight>, &Arc<Shared>),
         inward: (Consumer<InFlight>, &Arc<Shared>),
     ) -> WireEnd {
@@ -104,6 +138,7 @@ impl WireEnd {
             transmitter,
             out: out.0,
             out_shared: Arc::clone(out.1),
+            most_bytes,
             sent: 0,
             taken: 0,
             forced: VecDeque::new(),
@@ -122,10 +157,10 @@ impl WireEnd {
 
     /// Frames for which there is room in this direction.
     fn free_slots(&mut self) -> usize {
-        if self.sent - self.taken >= IN_FLIGHT_BYTES {
+        if self.sent - self.taken >= self.most_bytes {
             self.taken = self.out_shared.taken.load(Ordering::Acquire);
         }
-        match self.forced.is_empty() && self.sent - self.taken < IN_FLIGHT_BYTES {
+        match self.forced.is_empty() && self.sent - self.taken < self.most_bytes {
             true => self.out.slots(),
             false => 0,
         }
@@ -183,9 +218,9 @@ impl Uplink for WireEnd {
     ) {
         let start = self.transmitter.start(now);
         for TxFrame { frame, on_wire } in frames.drain(..) {
-            if self.sent - self.taken > IN_FLIGHT_BYTES + FORCED_BYTES {
+            if self.sent - self.taken > self.most_bytes + FORCED_BYTES {
                 self.taken = self.out_shared.taken.load(Ordering::Acquire);
-                if self.sent - self.taken > IN_FLIGHT_BYTES + FORCED_BYTES {
+                if self.sent - self.taken > self.most_bytes + FORCED_BYTES {
                     lost(DropReason::WireQueueFull, &frame);
                     pool.give(frame);
                     continue;
@@ -255,5 +290,56 @@ impl Uplink for WireEnd {
 impl fmt::Display for WireEnd {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use vf_model::OnWire;
+
+    use super::*;
+
+    #[test]
+    fn a_long_wire_is_as_fast_as_a_short_one() {
+        let pool = Pool::new(1);
+        let on_wire = OnWire::of(&FrameMeta { len: 60, gso: None });
+        for propagation in [500, 1_000_000, 20_000_000] {
+            let config = LinkConfig {
+                propagation: Nanos(propagation),
+                ..LinkConfig::default()
+            };
+            let (mut near, mut far) = WireEnd::pair(config, Nanos(0));
+            let end = Nanos(2 * propagation + 1_000_000);
+            let (mut now, mut sent) = (Nanos(0), 0_u64);
+            while now < end {
+                let room = near.tx_room(now, &pool, &mut |_, _| {});
+                assert!(
+                    room.frames > 0,
+                    "{propagation} ns: full after {sent} frames"
+                );
+                if room.any() {
+                    let mut frame = pool.take(60);
+                    frame.data.resize(60, 0);
+                    let mut frames = vec![TxFrame { frame, on_wire }];
+                    near.tx_burst(now, &mut frames, &pool, &mut |why, _| panic!("{why}"));
+                    sent += 1;
+                }
+                let mut arrivals = Arrivals::default();
+                far.rx_burst(now, 64, &pool, &mut arrivals);
+                arrivals.frames.drain(..).for_each(|frame| pool.give(frame));
+                now = near.tx_room_at().unwrap().max(now + Nanos(1));
+            }
+            // A frame of 64 bytes takes 67.2 ns.
+            assert!(sent >= end.0 * 10 / 672, "{propagation} ns: {sent} frames");
+        }
+        let satellite = LinkConfig {
+            propagation: Nanos(240_000_000),
+            ..LinkConfig::default()
+        };
+        assert!(has_room(satellite));
+        assert!(!has_room(LinkConfig {
+            rate_bps: 100_000_000_000,
+            ..satellite
+        }));
     }
 }
