@@ -22,7 +22,7 @@ use crate::device_queue::DeviceQueue;
 use crate::error::RingError;
 use crate::features::VirtioFeatures;
 use crate::frame::{FrameBuf, TagEdit};
-use crate::hardware::{RX_PREFIX_MAX, RxNote};
+use crate::hardware::{RX_PREFIX_MAX, RxNote, rx_note};
 pub use crate::limits::{BURST_EFFORT, EFFORTLESS};
 use crate::limits::{FRAME_DESCRIPTORS, HEAD_MAX, SEGMENTS_MAX};
 use crate::memory::{GuestMemory, GuestSlice, GuestSliceMut, UnmarkedSlice, Window};
@@ -368,7 +368,10 @@ impl RxQueue {
         edit: TagEdit,
         done: u32,
     ) -> Result<RxOutcome, RingError> {
-        self.checked = true;
+        self.checked = match (frame.offload.gso(), frame.offload.checksum()) {
+            (None, Some(made)) => rx_note::vouches(&frame.data, made),
+            _ => true,
+        };
         let outcome = self.finish(frame, edit, done);
         self.checked = false;
         outcome

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use vf_packet::checksum::Sum;
-use vf_packet::{Header, IpHeader, PROTO_SCTP, PROTO_TCP, PROTO_UDP};
+use vf_packet::{Header, IpHeader, PROTO_SCTP, PROTO_TCP, PROTO_UDP, PartialChecksum};
 
 use crate::frame::TagEdit;
 
@@ -194,6 +194,26 @@ fn is_summed_up(packet: &[u8]) -> bool {
     let words = packet.first().map_or(0, |first| usize::from(first & 0xf));
     let header = packet.get(..words.saturating_mul(4)).filter(|_| words >= 5);
     header.is_some_and(|header| Sum::default().with(header).checksum() == 0)
+}
+
+/// Whether who has made the checksum of this frame that begins at `start` has made that of what the packet carries, and not of what is in a
+/// packet within it, and the header of the packet is right as well: then both are.
+pub(crate) fn vouches(frame: &[u8], checksum: PartialChecksum) -> bool {
+    let of_packet = || {
+        let link = Header::parse(frame).ok()?;
+        let packet = frame.get(usize::from(link.l3_offset)..)?;
+        let ip = IpHeader::parse(link.ethertype, packet)?;
+        let field = match ip.protocol {
+            _ if ip.fragment => return None,
+            PROTO_TCP => 16,
+            PROTO_UDP => 6,
+            _ => return None,
+        };
+        let start = usize::from(link.l3_offset).saturating_add(ip.transport);
+        let made = (usize::from(checksum.start), checksum.offset);
+        Some(made == (start, field) && (ip.v6 || is_summed_up(packet)))
+    };
+    of_packet().unwrap_or(false)
 }
 
 fn kinds(head: &[u8]) -> Option<(Network, Transport)> {

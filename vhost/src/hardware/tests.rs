@@ -512,12 +512,14 @@ fn what_a_hardware_ring_does_not_take_is_finished_and_said_to_be_right() {
             size: 1000,
         },
     };
+    let mut plain = super_frame(false, 1, 1000);
+    put_ip(&mut plain[layout.ip..layout.tcp]);
     for segmentation in [Some(segmentation), None] {
         let long = FrameBuf {
             offload: vf_packet::Offload::new(Some(checksum), segmentation),
             data: match segmentation {
                 Some(_) => data.clone(),
-                None => super_frame(false, 1, 1000),
+                None => plain.clone(),
             },
         };
         let outcome = queue.deliver(&long, TagEdit::Keep);
@@ -529,12 +531,25 @@ fn what_a_hardware_ring_does_not_take_is_finished_and_said_to_be_right() {
     for (done, &gpa) in done.iter().zip(&buffers) {
         assert!(done.last && done.note.checked());
         assert_eq!(done.note.vlan(), Some(100));
-        let mut frame = received(&guest, gpa, done.len as usize);
-        if let (layout, 3) = (TcpLayout::parse(&frame).unwrap(), done.first) {
-            // A plain frame keeps the IP header that its driver has made.
-            put_ip(&mut frame[layout.ip..layout.tcp]);
-        }
-        let _ = verify(&frame);
+        let _ = verify(&received(&guest, gpa, done.len as usize));
+    }
+    // Nobody has made the checksum of an IPv4 header, nor of what has another packet in it, nor looked at what is no TCP and no UDP.
+    let mut wrong = plain.clone();
+    wrong[layout.ip + 8] -= 1;
+    let within = PartialChecksum {
+        start: checksum.start + 20,
+        offset: 6,
+    };
+    let mut icmp = plain.clone();
+    icmp[layout.ip + 9] = 1;
+    put_ip(&mut icmp[layout.ip..layout.tcp]);
+    for (data, made) in [(wrong, checksum), (plain, within), (icmp, checksum)] {
+        let offload = vf_packet::Offload::new(Some(made), None);
+        let outcome = queue.deliver(&FrameBuf { offload, data }, TagEdit::Keep);
+        assert_eq!(outcome, Ok(RxOutcome::Delivered));
+        queue.flush();
+        let done = std::mem::take(&mut *guest.notes.lock().unwrap());
+        assert!(!done[0].note.checked());
     }
     // The next one, which needs nothing, has been looked at by nobody.
     queue.deliver(&frame(bytes(60)), TagEdit::Keep).unwrap();
