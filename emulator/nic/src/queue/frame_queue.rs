@@ -51,6 +51,11 @@ impl<T> FrameQueue<T> {
         })
     }
 
+    /// Bytes of what is in it.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
     /// How many there are.
     pub(crate) fn len(&self) -> usize {
         self.items.len()

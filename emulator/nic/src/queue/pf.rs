@@ -1,9 +1,14 @@
 //! The physical function's queues between a NIC and its hypervisor: bounded, lock-free, one each way. All workers of the NIC
 //! may fill the one; one of them empties the other.
+//!
+//! A VF may have [eight times](SHARE) as much in such a queue as is still free in it: one that floods leaves a ninth of it to others, two a
+//! seventeenth, and who sends now and then always finds room (a dynamic threshold, as shared-memory switches have). What comes from the
+//! wire may have all that VFs leave, as a NIC fills the buffers of its driver.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use vf_model::{MacAddr, Onward};
+use vf_model::{MAX_VFS, MacAddr, Onward, VfIndex};
 
 use super::doorbell::Doorbell;
 use super::frame_queue::{FrameQueue, cost};
@@ -13,6 +18,9 @@ use super::pool::Frame;
 pub(crate) const PF_RING: usize = 4096;
 /// The same in bytes.
 pub(crate) const PF_RING_BYTES: u64 = 8 << 20;
+
+/// How many times as much a VF may have there as is still free.
+pub(crate) const SHARE: u64 = 8;
 
 /// What passes between the two planes.
 pub(crate) enum PfItem {
@@ -36,9 +44,66 @@ pub(crate) struct PfFrame {
 
 /// One side's end of the PF queues.
 pub struct PfEnd {
-    out: Arc<FrameQueue<PfItem>>,
-    inward: Arc<FrameQueue<PfItem>>,
+    out: Arc<PfQueue>,
+    inward: Arc<PfQueue>,
     peer: Option<Doorbell>,
+}
+
+/// One way.
+struct PfQueue {
+    items: FrameQueue<PfItem>,
+    /// By the VF that has sent it, what is in there.
+    held: Box<[Held]>,
+}
+
+/// Of a VF.
+#[derive(Default)]
+struct Held {
+    frames: AtomicU64,
+    bytes: AtomicU64,
+}
+
+impl PfQueue {
+    /// For so many frames of so many bytes, and one item more.
+    fn new(frames: usize, bytes: u64) -> PfQueue {
+        PfQueue {
+            items: FrameQueue::new(frames + 1, bytes),
+            held: std::iter::repeat_with(Held::default)
+                .take(usize::from(MAX_VFS))
+                .collect(),
+        }
+    }
+
+    fn held(&self, vf: Option<VfIndex>) -> Option<&Held> {
+        self.held.get(vf?.index())
+    }
+
+    /// Whether there is room for another frame of who has sent it.
+    fn has_room(&self, from: Option<VfIndex>) -> bool {
+        let free = (PF_RING as u64).saturating_sub(self.items.len() as u64);
+        free > 0
+            && self.held(from).is_none_or(|held| {
+                let free_bytes = PF_RING_BYTES.saturating_sub(self.items.bytes());
+                held.frames.load(Ordering::Relaxed) < SHARE * free
+                    && held.bytes.load(Ordering::Relaxed) < SHARE * free_bytes
+            })
+    }
+
+    /// Counts a frame that is put in.
+    fn add(&self, from: Option<VfIndex>, cost: u64) {
+        if let Some(held) = self.held(from) {
+            held.frames.fetch_add(1, Ordering::Relaxed);
+            held.bytes.fetch_add(cost, Ordering::Relaxed);
+        }
+    }
+
+    /// Counts one that is taken out, or has found no room.
+    fn remove(&self, from: Option<VfIndex>, cost: u64) {
+        if let Some(held) = self.held(from) {
+            held.frames.fetch_sub(1, Ordering::Relaxed);
+            held.bytes.fetch_sub(cost, Ordering::Relaxed);
+        }
+    }
 }
 
 impl PfEnd {
@@ -46,8 +111,8 @@ impl PfEnd {
     #[must_use]
     pub fn pair() -> (PfEnd, PfEnd) {
         // A place beyond those of frames is the marker's.
-        let up = Arc::new(FrameQueue::new(PF_RING + 1, PF_RING_BYTES));
-        let down = Arc::new(FrameQueue::new(PF_RING + 1, PF_RING_BYTES));
+        let up = Arc::new(PfQueue::new(PF_RING, PF_RING_BYTES));
+        let down = Arc::new(PfQueue::new(PF_RING, PF_RING_BYTES));
         let nic = PfEnd {
             out: Arc::clone(&up),
             inward: Arc::clone(&down),
@@ -66,7 +131,7 @@ impl PfEnd {
     pub fn sender(&self) -> PfEnd {
         PfEnd {
             out: Arc::clone(&self.out),
-            inward: Arc::new(FrameQueue::new(1, 0)),
+            inward: Arc::new(PfQueue::new(0, 0)),
             peer: self.peer.clone(),
         }
     }
@@ -76,14 +141,18 @@ impl PfEnd {
         self.peer = Some(bell);
     }
 
-    /// Hands a frame over, or gives it back when the other side's ring is full.
+    /// Hands a frame over, or gives it back when the other side's ring has no room for more of its sender's.
     pub(crate) fn send(&self, frame: Frame, onward: Onward) -> Result<(), Frame> {
-        if self.out.len() >= PF_RING {
+        if !self.out.has_room(onward.from) {
             return Err(frame);
         }
         let cost = cost(&frame);
+        self.out.add(onward.from, cost);
         match self.push(cost, PfItem::Frame(PfFrame { frame, onward })) {
-            Err(PfItem::Frame(lost)) => Err(lost.frame),
+            Err(PfItem::Frame(lost)) => {
+                self.out.remove(onward.from, cost);
+                Err(lost.frame)
+            }
             _ => Ok(()),
         }
     }
@@ -95,13 +164,13 @@ impl PfEnd {
 
     /// Says what a guest has announced; it is only a hint, and lost when the other side's ring is full.
     pub(crate) fn announce(&self, mac: MacAddr) {
-        if self.out.len() < PF_RING {
+        if self.out.has_room(None) {
             let _ = self.push(0, PfItem::Announced(mac));
         }
     }
 
     fn push(&self, cost: u64, item: PfItem) -> Result<(), PfItem> {
-        self.out.push(cost, item)?;
+        self.out.items.push(cost, item)?;
         if let Some(peer) = &self.peer {
             peer.ring();
         }
@@ -111,12 +180,67 @@ impl PfEnd {
     /// What comes next from the other side.
     #[must_use]
     pub(crate) fn receive(&self) -> Option<PfItem> {
-        self.inward.pop().map(|(item, _)| item)
+        let (item, _) = self.inward.items.pop()?;
+        if let PfItem::Frame(PfFrame { frame, onward }) = &item {
+            self.inward.remove(onward.from, cost(frame));
+        }
+        Some(item)
     }
 
     /// Whether frames wait here.
     #[must_use]
     pub fn has_input(&self) -> bool {
-        !self.inward.is_empty()
+        !self.inward.items.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::queue::Pool;
+
+    fn fill(end: &PfEnd, pool: &Pool, from: Option<VfIndex>, len: usize, most: usize) -> usize {
+        let onward = Onward {
+            from,
+            ..Onward::default()
+        };
+        let sent = |_: &usize| end.send(pool.frame(&vec![0; len]), onward).is_ok();
+        (0..most).take_while(sent).count()
+    }
+
+    #[test]
+    fn who_floods_leaves_room_to_who_does_not() {
+        let pool = Pool::new(1);
+        let all = 2 * PF_RING;
+        // Frames are the bound, or bytes.
+        for len in [60, 60_000] {
+            let (nic, hypervisor) = PfEnd::pair();
+            let vf = |n| Some(VfIndex(n));
+            let most = match len {
+                60 => PF_RING,
+                _ => PF_RING_BYTES as usize / len,
+            };
+            let first = fill(&nic, &pool, vf(0), len, all);
+            assert!(
+                first >= most * 8 / 9 && first <= most * 8 / 9 + 2,
+                "{first}"
+            );
+            let second = fill(&nic, &pool, vf(1), len, all);
+            assert!(second > 0 && second < most / 9, "{second}");
+            assert!(fill(&nic, &pool, vf(2), len, 1) == 1, "one now and then");
+            // As frames are taken, both floods come to have as much.
+            let mut second = 0;
+            for _ in 0..4 * most {
+                let _ = hypervisor.receive();
+                second += fill(&nic, &pool, vf(1), len, 1);
+                fill(&nic, &pool, vf(0), len, 1);
+            }
+            assert!(second >= most, "{second} of {}", 4 * most);
+            // And the wire what there is.
+            assert!(fill(&nic, &pool, None, len, all) > 0);
+            while hypervisor.receive().is_some() {}
+            let again = fill(&nic, &pool, vf(0), len, all);
+            assert_eq!(again, first, "nothing is held any more");
+        }
     }
 }

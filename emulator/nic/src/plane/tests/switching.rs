@@ -136,15 +136,19 @@ fn a_switch_with_full_queues_loses_and_reorders_nothing() {
     for _ in 0..32 {
         bench.vms[0].send(BEYOND);
     }
-    // VF 1 fills the PF's way down: one frame more has been taken off it and waits for the wire.
-    for _ in 0..=PF_RING {
+    // VF 1 fills its share of the PF's way down: one frame more has been taken off it and waits for the wire.
+    for _ in 0..=PF_RING * 8 / 9 + 1 {
         assert!(bench.vms[1].send(BEYOND));
         while bench.hypervisor.poll(bench.now) > 0 {}
         bench.worker.poll(bench.now);
     }
     let more = private(frame(BEYOND, mac(1), 0, 60));
+    let from = Onward {
+        from: Some(VfIndex(1)),
+        ..to_wire()
+    };
     assert!(
-        bench.hypervisor.pf_mut().send(more, to_wire()).is_err(),
+        bench.hypervisor.pf_mut().send(more, from).is_err(),
         "it is full"
     );
     // VF 2 puts some on the way up.
