@@ -194,6 +194,14 @@ impl MacTable {
         at.is_ok()
     }
 
+    fn retain(&mut self, keep: impl Fn(MacAddr) -> bool) {
+        let before = self.known.len();
+        self.known.retain(|(mac, _)| keep(*mac));
+        if self.known.len() < before {
+            self.age.retain(|mac| keep(*mac));
+        }
+    }
+
     fn insert(&mut self, mac: MacAddr, after: u64) {
         if self.known.len() >= MAX_MACS
             && let Some(oldest) = self.age.front().copied()
@@ -239,7 +247,7 @@ impl FastPath {
             stale: Vec::new(),
             counters: (0..vfs).map(|_| LiveFast::default()).collect(),
         };
-        fast.adopt(policy, false);
+        fast.adopt(policy, None);
         fast
     }
 
@@ -268,13 +276,15 @@ impl FastPath {
         self.in_use
     }
 
-    /// Takes over what a policy has learned. Addresses are learned anew whenever anything is said about a VF or the link, for
-    /// one of them may be local now.
-    pub(crate) fn adopt(&mut self, policy: &Policy, has_same_vfs: bool) {
-        if !has_same_vfs {
+    /// Takes over what a policy has learned, in place of the one of before. Addresses are learned anew when something is said about the
+    /// link or the switch; and those that a VF has now, when something is said about VFs: their drivers say much, and cost others nothing.
+    pub(crate) fn adopt(&mut self, policy: &Policy, before: Option<&Policy>) {
+        if before.is_none_or(|before| !before.has_same_vfs(policy)) {
             self.auto = policy.auto();
             self.in_use = !self.auto.is_empty();
-            self.forget_macs();
+            let same_link = before.is_some_and(|before| before.has_same_link(policy));
+            let macs = &policy.lookup().macs;
+            self.keep_macs(|vf, mac| same_link && policy.auto().contains(vf) && !macs.has(mac));
         }
         if self.has_port && !policy.learned().is_same(&self.learned) {
             self.learned = policy.learned().clone();
@@ -296,10 +306,12 @@ impl FastPath {
         }
     }
 
-    fn forget_macs(&mut self) {
-        for (table, counters) in self.macs.iter_mut().zip(self.counters.iter()) {
-            *table = MacTable::default();
-            counters.forwarded_macs.set(0);
+    fn keep_macs(&mut self, keep: impl Fn(VfIndex, MacAddr) -> bool) {
+        for vf in (0..self.macs.len()).map(VfIndex::from) {
+            if let Some(table) = self.macs.get_mut(vf.index()) {
+                table.retain(|mac| keep(vf, mac));
+            }
+            self.count_macs(vf);
         }
     }
 

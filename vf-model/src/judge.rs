@@ -75,7 +75,7 @@ impl Account {
     }
 
     /// Whether a frame that a VF sends is to be dropped since it has had too many flooded of late: broadcasts that reach others
-    /// here, and frames to groups that do though none of them has listed the group.
+    /// here, and frames to groups that do, unless one of them alone has listed the group.
     #[inline]
     pub(crate) fn is_storm(
         &mut self,
@@ -107,8 +107,13 @@ impl Account {
         };
         let vlan = verdict.insert.map_or(header.vlan(), Vlan::of_tag);
         let here = verdict.vfs.union(verdict.beyond);
-        let is_known = || lookup.is_listed(header.dst, vlan);
-        if here.is_empty() || !header.dst.is_broadcast() && is_known() {
+        // A group that one other has listed is that VF's own; one that all have, as that of all nodes, is another way to say broadcast.
+        let is_ones = || {
+            let mut listed = lookup.listed(header.dst, vlan);
+            listed.remove(vf);
+            listed.only().is_some()
+        };
+        if here.is_empty() || !header.dst.is_broadcast() && is_ones() {
             return false;
         }
         // Each receiver that takes no super-frames gets all of its segments.

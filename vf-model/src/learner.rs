@@ -84,8 +84,8 @@ impl Learner {
     }
 }
 
-/// Whose address a gratuitous ARP packet announces: a reply, or a request in the other form (RFC 5227 3), in which both
-/// protocol addresses are the same.
+/// Whose address a gratuitous ARP packet announces, a reply, or a request in the other form (RFC 5227 3), in which both
+/// protocol addresses are the same: its sender's own, which has been checked as such, and nobody else's.
 fn announced(header: &Header, head: &[u8]) -> Option<MacAddr> {
     let packet = head
         .get(usize::from(header.l3_offset)..)?
@@ -94,7 +94,8 @@ fn announced(header: &Header, head: &[u8]) -> Option<MacAddr> {
     let ethernet_and_ipv4 = packet[..7] == [0, 1, 8, 0, 6, 4, 0];
     let gratuitous = packet[14..18] == packet[24..28];
     let mac = MacAddr(*packet[8..].first_chunk()?);
-    (ethernet_and_ipv4 && matches!(op, 1 | 2) && gratuitous && mac.is_unicast()).then_some(mac)
+    let own = mac == header.src && mac.is_unicast();
+    (ethernet_and_ipv4 && matches!(op, 1 | 2) && gratuitous && own).then_some(mac)
 }
 
 #[cfg(test)]

@@ -219,10 +219,10 @@ impl Lookup {
         }
     }
 
-    /// Whether any VF has listed this group, by its address or by its hash.
-    pub(crate) fn is_listed(&self, group: MacAddr, vlan: Vlan) -> bool {
-        self.groups.get(group, vlan).next().is_some()
-            || !of_key(&self.group_hashes, GroupHash::of(group)).is_empty()
+    /// VFs that have listed this group, by its address or by its hash.
+    pub(crate) fn listed(&self, group: MacAddr, vlan: Vlan) -> VfSet {
+        let by_address: VfSet = self.groups.get(group, vlan).collect();
+        by_address.union(of_key(&self.group_hashes, GroupHash::of(group)))
     }
 
     /// VFs that receive all groups in this VLAN, if they are in it.

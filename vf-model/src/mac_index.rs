@@ -59,6 +59,19 @@ impl MacIndex {
         hash.finish() as usize & self.mask
     }
 
+    /// Whether a VF has this address, in whichever VLAN.
+    pub(crate) fn has(&self, mac: MacAddr) -> bool {
+        let mac = mac.to_u64();
+        let mut at = self.start(mac);
+        while self.slots[at].mac != EMPTY {
+            if self.slots[at].mac == mac {
+                return true;
+            }
+            at = (at + 1) & self.mask;
+        }
+        false
+    }
+
     /// The VFs that have this address in this VLAN; one that has it twice may come twice.
     #[inline]
     pub(crate) fn get(&self, mac: MacAddr, vlan: Vlan) -> impl Iterator<Item = VfIndex> + '_ {

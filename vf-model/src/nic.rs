@@ -609,8 +609,7 @@ impl Judge for Nic {
         if !self.account.policy.has_same_verdicts(&policy) {
             self.known.clear();
         }
-        let same = self.account.policy.has_same_vfs(&policy);
-        self.fast.adopt(&policy, same);
+        self.fast.adopt(&policy, Some(&self.account.policy));
         self.account.adopt(policy);
     }
 

@@ -488,8 +488,12 @@ impl Policy {
     /// Whether what is said about VFs and the link is the same: the two differ in the NIC's filters at most.
     #[must_use]
     pub fn has_same_vfs(&self, other: &Policy) -> bool {
-        Arc::ptr_eq(&self.entries, &other.entries)
-            && self.num_vfs == other.num_vfs
+        Arc::ptr_eq(&self.entries, &other.entries) && self.has_same_link(other)
+    }
+
+    /// Whether what is said about the link and the switch is the same.
+    pub(crate) fn has_same_link(&self, other: &Policy) -> bool {
+        self.num_vfs == other.num_vfs
             && (self.port_up, self.carrier, self.mtu) == (other.port_up, other.carrier, other.mtu)
             && self.unplugged == other.unplugged
             && self.netem == other.netem

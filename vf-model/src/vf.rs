@@ -55,8 +55,8 @@ impl Mbps {
     }
 }
 
-/// How many frames a second of a VF are flooded to others of its host, broadcasts and those to groups that none of them has
-/// listed; 0 is no limit.
+/// How many frames a second of a VF are flooded to others of its host, broadcasts and those to groups, but for groups that one of them
+/// alone has listed; 0 is no limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct FloodRate(pub u32);
@@ -448,7 +448,7 @@ pub static SETTING_KEYS: &[SettingKey] = &[
     SettingKey {
         name: "storm_control",
         values: "PPS",
-        help: "broadcasts, and frames to groups that no VF has listed, that others get of it in a second; 10000 unless set, 0: no limit",
+        help: "broadcasts, and frames to groups but those that one VF alone has listed, that others get of it in a second; 10000 unless set, 0: no limit",
         allowed: "frames a second, 0 for no limit",
         parse: |word| {
             let rate = number("storm_control", word, "frames a second, 0 for no limit")?;

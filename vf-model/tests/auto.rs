@@ -512,6 +512,39 @@ fn an_address_that_is_announced_here_is_reached_by_the_slow_path() {
     );
 }
 
+/// The modes that drivers ask for as they like, and what a guest says in another's name, leave others the fast path.
+#[test]
+fn what_one_guest_says_takes_the_fast_path_from_no_other() {
+    let mut host = Host::new(policy(Profile::Falcon, AUTO));
+    for number in 0..2 {
+        host.wire(&udp(0, REMOTE, 80, number));
+        host.send(0, udp(REMOTE, 0, 80, number));
+    }
+    let takes_it = |host: &mut Host| {
+        let before = host.fast;
+        host.send(0, udp(REMOTE, 0, 80, 9));
+        host.fast > before
+    };
+    assert!(takes_it(&mut host));
+    for words in ["allmulti on", "multicast 01:00:5e:01:02:03", "allmulti off"] {
+        host.set(&format!("vf 1 request {words}"));
+        assert!(takes_it(&mut host), "{words}");
+    }
+    let mut arp = MacAddr::BROADCAST.0.to_vec();
+    arp.extend(station(1).0);
+    arp.extend([8, 6, 0, 1, 8, 0, 6, 4, 0, 1]);
+    arp.extend(station(REMOTE).0);
+    arp.extend([10, 0, 0, REMOTE]);
+    arp.extend([0; 6]);
+    arp.extend([10, 0, 0, REMOTE]);
+    arp.resize(60, 0);
+    host.send(1, arp);
+    assert!(takes_it(&mut host), "its own address is another");
+    // But a VF that has the address is here.
+    host.set(&format!("vf 1 set mac {}", station(REMOTE)));
+    assert!(!takes_it(&mut host));
+}
+
 #[test]
 fn without_a_link_all_is_forgotten_and_learned_again_with_one() {
     let mut host = Host::new(policy(Profile::Falcon, AUTO));

@@ -130,7 +130,7 @@ fn a_vf_has_so_many_frames_flooded_and_those_beyond_are_its_drops() {
 }
 
 #[test]
-fn groups_count_when_nobody_has_listed_them_and_somebody_gets_them() {
+fn groups_count_when_somebody_gets_them_unless_one_alone_has_listed_them() {
     let mut plane = Plane::new(&["vf 0 set storm_control 1000"]);
     for vf in 1..4 {
         plane.set(&format!("vf {vf} request reset groups"));
@@ -142,11 +142,17 @@ fn groups_count_when_nobody_has_listed_them_and_somebody_gets_them() {
     assert_eq!(plane.passes(Nanos(0), GROUP, 300), 100);
     plane.set("vf 2 request multicast 01:00:5e:01:02:03");
     assert_eq!(plane.passes(Nanos(0), GROUP, 300), 300);
-    // Drivers of some NICs list groups by hash.
+    // Who sends makes no group somebody's own by listing it.
+    plane.set("vf 0 request multicast 01:00:5e:01:02:03");
+    assert_eq!(plane.passes(Nanos(0), GROUP, 300), 300);
     plane.set("vf 2 request reset groups");
     assert_eq!(plane.passes(Nanos(0), GROUP, 300), 0);
+    // Drivers of some NICs list groups by hash.
     plane.set("vf 2 request hashes 030");
     assert_eq!(plane.passes(Nanos(0), GROUP, 300), 300);
+    // What several list, as all do that of all nodes, is as good as a broadcast.
+    plane.set("vf 3 request multicast 01:00:5e:01:02:03");
+    assert_eq!(plane.passes(Nanos(0), GROUP, 300), 0);
 }
 
 /// Each frame, and each receiver's copy of one, is dropped for one reason.
