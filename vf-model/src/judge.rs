@@ -17,6 +17,9 @@ use crate::time::Nanos;
 use crate::verdict::{Tagging, Verdict};
 use crate::vf::VfIndex;
 
+/// The longest frame where nobody has asked for jumbo frames, without its FCS.
+const USUAL_LEN: u64 = 1518;
+
 /// A plane's own share of its NIC's state.
 #[derive(Clone, Debug)]
 pub struct Account {
@@ -116,8 +119,9 @@ impl Account {
         if here.is_empty() || !header.dst.is_broadcast() && is_ones() {
             return false;
         }
-        // Each receiver that takes no super-frames gets all of its segments.
+        // Each receiver that takes no super-frames gets all of its segments; a jumbo frame is as much to copy as some of the usual length.
         let segments = OnWire::of(meta).segments;
+        let segments = segments.max(u64::from(meta.len).div_ceil(USUAL_LEN));
         !self.storms[vf.index()].allows(now, pps, segments)
     }
 

@@ -111,6 +111,15 @@ fn a_super_frame_counts_as_its_segments() {
 }
 
 #[test]
+fn a_jumbo_frame_counts_as_what_is_copied_of_it() {
+    let mut plane = Plane::new(&["vf 0 set storm_control 1000"]);
+    let of = |len| FrameMeta { len, gso: None };
+    assert_eq!(plane.passes_of(Nanos(0), BROADCAST, 300, of(1518)), 100);
+    let later = Nanos(1_000_000_000);
+    assert_eq!(plane.passes_of(later, BROADCAST, 300, of(9018)), 17);
+}
+
+#[test]
 fn a_vf_has_so_many_frames_flooded_and_those_beyond_are_its_drops() {
     let mut plane = Plane::new(&["vf 0 set storm_control 1000"]);
     assert_eq!(plane.passes(Nanos(0), BROADCAST, 300), 100);

@@ -30,6 +30,8 @@ use crate::memory::{GuestMemory, Pinned};
 
 /// So many chains at a time are too few for their waits to overlap.
 const FEW: usize = 4;
+/// Of so many descriptors it is remembered where they led: what a ring that starts has to make is no more for a long one.
+const LATELY: usize = 1024;
 const NO_NOTIFY: u16 = vr::VRING_USED_F_NO_NOTIFY as u16;
 const NO_INTERRUPT: u16 = vr::VRING_AVAIL_F_NO_INTERRUPT as u16;
 
@@ -67,7 +69,7 @@ pub(crate) struct SplitRing {
     ahead: [Chain; AHEAD],
     ahead_at: u16,
     ahead_len: u16,
-    /// By descriptor: the buffer that it last stood for when it came with few others, if buffers are read.
+    /// By descriptor, of the first [`LATELY`]: the buffer that it last stood for when it came with few others, if buffers are read.
     lately: Vec<Segment>,
 }
 
@@ -108,7 +110,7 @@ impl SplitRing {
             ahead: [Chain::default(); AHEAD],
             ahead_at: base,
             ahead_len: 0,
-            lately: vec![Segment::default(); entries],
+            lately: vec![Segment::default(); entries.min(LATELY)],
         };
         ring.published = ring.locate()?;
         ring.called = Some(0).filter(|&none| none == ring.published);
