@@ -3,7 +3,6 @@
 
 use std::os::unix::net::UnixStream;
 use std::path::Path as FilePath;
-use std::time::Duration;
 
 use vf_model::{Nanos, Path};
 use vf_nic::config::{
@@ -21,17 +20,13 @@ use super::settling::WarmUp;
 use super::slow_path;
 use super::testbed::{mix, nic_settings};
 
-use crate::linux::{GuestSpec, Image, Launcher};
+use crate::linux::{CALENDAR, GuestSpec, Image, Launcher, WATCHDOG};
 use crate::timetravel::{Settings, Simulation};
 
 /// When the streams start: guests have booted long before, and idle time costs nothing.
 const START: Nanos = Nanos(500_000_000);
 /// Memory of a guest. It takes a quarter of it.
 const MEMORY_MIB: u32 = 256;
-/// Wall time that a guest may compute without a word, on a machine that does other things as well.
-const WATCHDOG: Duration = Duration::from_secs(60);
-/// Where guests take their time from.
-const CALENDAR: &str = "calendar";
 
 /// The end of a pair that is on a host.
 #[derive(Clone, Copy, Debug)]

@@ -7,6 +7,7 @@ use std::io::{self, Write};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use rustix::fs::{FsWord, StatVfsMountFlags, statfs, statvfs};
 use rustix::thread::{CpuSet, sched_getcpu, sched_setaffinity};
@@ -14,6 +15,11 @@ use rustix::thread::{CpuSet, sched_getcpu, sched_setaffinity};
 use vf_nic::config::DeviceKind;
 
 use super::{Image, ImageError};
+
+/// Wall time that a guest may compute without a word, on a machine that does other things as well.
+pub(crate) const WATCHDOG: Duration = Duration::from_secs(60);
+/// Where guests take their time from, relative to the run's folder, as all is that they are told of.
+pub(crate) const CALENDAR: &str = "calendar";
 
 /// One guest.
 #[derive(Clone, Debug)]

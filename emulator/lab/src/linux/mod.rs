@@ -9,4 +9,5 @@ mod image;
 mod launch;
 
 pub use image::{Image, ImageError};
+pub(crate) use launch::{CALENDAR, WATCHDOG};
 pub use launch::{GuestSpec, LaunchError, Launcher, Output, on_console};

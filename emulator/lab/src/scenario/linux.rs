@@ -2,7 +2,6 @@
 //! and says what came of it. The output of a job that has not ended at the end is lost where the job still holds it.
 
 use std::path::Path;
-use std::time::Duration;
 
 use tempfile::TempDir;
 use vf_model::{Command, Nanos};
@@ -10,16 +9,12 @@ use vf_nic::watch::Detail;
 
 use super::guests::{Ended, Guests, JobEnd, RunError};
 use super::plan::{Amount, FrontEnd, GuestPlan, Job, ScenarioPlan, Work};
-use crate::linux::{GuestSpec, Image, Launcher};
+use crate::linux::{CALENDAR, GuestSpec, Image, Launcher, WATCHDOG};
 use crate::timetravel::{Settings, Simulation};
 use crate::virtual_hosts::{VirtualHosts, Watcher};
 
 /// Memory of each guest.
 const MEMORY_MIB: u32 = 128;
-/// Wall time that a guest may run without a word.
-const WATCHDOG: Duration = Duration::from_secs(60);
-/// Relative to the run's folder, like all that guests are told of.
-const CALENDAR: &str = "calendar";
 
 /// The hosts with the guests on them.
 pub(super) struct Linux<'a> {
