@@ -6,8 +6,7 @@
 use std::path::Path;
 
 use vf_model::Policy;
-use vf_nic::config::Config;
-use vf_nic::instance::initial_policy;
+use vf_nic::config::{Config, initial_policy};
 
 use crate::bytes::Bytes;
 use crate::control_words::one_line;

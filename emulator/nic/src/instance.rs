@@ -10,7 +10,7 @@ use vf_model::{
 use vf_vhost::control::Coalescing;
 use vf_vhost::endpoint::{Device, DeviceConfig, Endpoint};
 
-pub use self::planes::{Planes, initial_policy};
+pub use self::planes::Planes;
 pub use self::socket::VfSocket;
 use self::vf_device::VfDevice;
 use crate::capture::event::{Audience, Happening};

@@ -17,9 +17,9 @@ use rustix::fs::{FlockOperation, OFlags};
 use vf_model::Policy;
 use xxhash_rust::xxh3::xxh3_64;
 
+use crate::config::initial_policy;
 use crate::config::{Config, ConfigError};
 use crate::handover::SavedState;
-use crate::instance::initial_policy;
 
 /// Its name in its folder.
 const FILE: &str = "state.toml";

@@ -9,8 +9,8 @@ use toml::Spanned;
 use vf_model::{
     Addressed, Command, Mtu, Nanos, Policy, Profile, Question, Source, VfIndex, VfRequest,
 };
+use vf_nic::config::initial_policy;
 use vf_nic::config::{Config, DeviceKind, Sections, one_line, read_text};
-use vf_nic::instance::initial_policy;
 use vf_nic::uplink::UplinkSpec;
 
 use crate::virtual_hosts::cost_model;

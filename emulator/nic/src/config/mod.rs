@@ -9,6 +9,7 @@ mod file;
 mod needs;
 mod nic;
 mod place;
+mod policy;
 mod save;
 mod socket_dir;
 mod vf;
@@ -27,6 +28,7 @@ pub use device::{DeviceKind, Offloads};
 pub use error::ConfigError;
 pub use file::{HypervisorSection, Overrides, Sections, one_line, read_text};
 pub use nic::{LoopbackSettings, NicSection, NicSettings, default_queue_pairs};
+pub use policy::initial_policy;
 pub use socket_dir::{default_socket_dir, temporary_socket_dir};
 pub use vf::{LinkMethod, QmpOf, SocketRole, VfSettings};
 pub use wire::{WireSection, WireSettings, parse_rate};
@@ -269,7 +271,7 @@ mod tests {
             "[[nic]]\nname='a'\n[[nic.vf]]\nindex=1\nmacs=['02:00:00:00:00:07', '02:00:00:00:00:08 vlan 5']\n\
              vlans=[5, '100-119']\nrss='weight 3 1'\n",
         );
-        let policy = crate::instance::initial_policy(&config.unwrap().nics[0]).unwrap();
+        let policy = crate::config::initial_policy(&config.unwrap().nics[0]).unwrap();
         let vf = vf_model::VfIndex(1);
         assert_eq!(policy.filters(vf).macs().len(), 2);
         assert_eq!(policy.filters(vf).vlans().len(), 21);
@@ -305,7 +307,7 @@ mod tests {
             let text = format!("[[nic]]\nname='a'\n[[nic.vf]]\nindex=0\n{text}");
             let error = match load(&text) {
                 Err(error) => error.to_string(),
-                Ok(config) => match crate::instance::initial_policy(&config.nics[0]) {
+                Ok(config) => match crate::config::initial_policy(&config.nics[0]) {
                     Err((_, refusal)) => refusal.to_string(),
                     Ok(_) => panic!("{text}"),
                 },
@@ -321,7 +323,7 @@ mod tests {
         );
         let nic = config.unwrap().nics.remove(0);
         assert_eq!((nic.vfs, nic.num_vfs()), (8, 2));
-        let policy = crate::instance::initial_policy(&nic).unwrap();
+        let policy = crate::config::initial_policy(&nic).unwrap();
         assert_eq!((policy.num_vfs(), policy.vf_count()), (2, 8));
         assert!(!policy.port_up());
         let vf = vf_model::VfIndex(1);

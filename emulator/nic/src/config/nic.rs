@@ -14,10 +14,10 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::cpu::MAX_WORKERS;
 use super::device::{DeviceKind, Offloads};
 use super::error::ConfigError;
+use super::policy::initial_policy;
 use super::vf::{SocketRole, VfSection, VfSettings};
 use super::wire::parse_rate;
 use crate::duration::Duration;
-use crate::instance::initial_policy;
 use crate::plane::MAX_QUEUE_PAIRS;
 use crate::uplink::{UplinkError, UplinkSpec};
 

@@ -397,7 +397,7 @@ mod tests {
 
     use super::super::Overrides;
     use super::*;
-    use crate::instance::initial_policy;
+    use crate::config::initial_policy;
 
     fn load(text: &str) -> (Config, Vec<Policy>) {
         let file = Path::new("saved.toml");

@@ -6,6 +6,7 @@ mod build;
 mod error;
 mod far_ends;
 mod handover;
+mod nics;
 pub mod ready;
 mod share;
 mod sockets;
@@ -14,11 +15,9 @@ mod tokens;
 mod turns;
 
 use std::collections::BTreeSet;
-use std::convert::Infallible;
 use std::io;
-use std::ops::Deref;
-use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::net::{SocketAddr, UnixStream};
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -26,11 +25,10 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
-use rustix::process::{Resource, Rlimit, Uid};
+use rustix::process::{Resource, Rlimit};
 use vf_model::{FastEvent, Nanos, VfIndex};
-use vf_vhost::closer::Aside;
 use vf_vhost::listener::Listener;
-use vf_vhost::{tap, watchdog};
+use vf_vhost::watchdog;
 
 use self::access::Access;
 use self::build::build_hosts;
@@ -39,8 +37,9 @@ use self::error::system;
 use self::far_ends::FarEnds;
 pub use self::handover::Belongings;
 use self::handover::restore;
+use self::nics::OnWallClock;
 use self::share::TimeShare;
-use self::sockets::{Sockets, listen, new_sockets, serve_socket};
+use self::sockets::{Sockets, listen};
 use self::taps::open_taps;
 use self::tokens::{CTL, LINKS, OBSERVERS, QMP, SIGNAL, VF, VFS, WAKE};
 use self::turns::VfTurns;
@@ -48,13 +47,12 @@ use crate::capture::event::Happening;
 use crate::clock::Clock;
 use crate::config::{Config, SocketAccess};
 use crate::control::clients::{Answer, Bounds, Clients};
-use crate::control::{Change, Dispatcher, Nics};
+use crate::control::{Dispatcher, Nics};
 use crate::handover::Taken;
 use crate::instance::NicInstance;
 use crate::metrics;
 use crate::sandbox::{Role, Sandbox};
 use crate::state_file::{StateFile, StateWriter};
-use crate::tap_port::TapDevice;
 use crate::thread::{News, Polling, RingBroken};
 
 /// What path `auto` could learn from and has not yet. More is lost, and seen again with later frames.
@@ -548,115 +546,6 @@ impl Reporter {
             };
             let _ = waker.wake();
         }
-    }
-}
-
-/// The NICs as requests find them: planes go on by themselves, and take a new policy when they see it.
-struct OnWallClock<'a> {
-    now: Nanos,
-    hosts: &'a mut [NicInstance],
-    links: &'a mut FarEnds,
-    /// For new VFs.
-    sockets: Sockets<'a>,
-    /// Whether a command has changed something.
-    changed: bool,
-    /// Descriptors that have come with the request.
-    brought: Vec<Aside<OwnedFd>>,
-    /// Whose process it is, if that is known.
-    asked_by: Option<Uid>,
-    /// Who is to have everything.
-    wants_all: Option<UnixStream>,
-}
-
-impl Nics for OnWallClock<'_> {
-    type Error = Infallible;
-
-    fn now(&self) -> Nanos {
-        self.now
-    }
-
-    fn nics(&self) -> impl Iterator<Item = impl Deref<Target = NicInstance>> {
-        self.hosts.iter()
-    }
-
-    fn change(&mut self, changes: Vec<Change>) -> Result<Result<Vec<String>, String>, Infallible> {
-        let mut sockets = Vec::new();
-        for Change { nic, policy, .. } in &changes {
-            if let Some(host) = self.hosts.get(*nic) {
-                match new_sockets(*nic, host, policy, self.sockets) {
-                    Ok(new) => sockets.extend(new.into_iter().map(|(vf, new)| (*nic, vf, new))),
-                    Err(why) => return Ok(Err(format!("{}: {why}", host.settings.name))),
-                }
-            }
-        }
-        self.changed = true;
-        let mut notes = Vec::new();
-        for Change {
-            nic, policy, said, ..
-        } in changes
-        {
-            if let Some(host) = self.hosts.get_mut(nic) {
-                notes.extend(host.set_policy(policy));
-                let device = host.settings.name.as_str();
-                tracing::info!(device, "{said}");
-                if let Some(peer) = host.peer
-                    && let Ok([near, far]) = self.hosts.get_disjoint_mut([nic, peer])
-                {
-                    notes.extend(near.share_carrier(far));
-                }
-            }
-        }
-        for (nic, vf, socket) in sockets {
-            if let Some(host) = self.hosts.get_mut(nic) {
-                serve_socket(host, vf, socket);
-            }
-        }
-        self.links.make_alike(self.hosts);
-        Ok(Ok(notes))
-    }
-
-    fn set_tap(&mut self, nic: usize, vf: VfIndex, tap: Option<TapDevice>) -> Result<(), String> {
-        let host = self.hosts.get_mut(nic).ok_or("there is no such NIC")?;
-        match tap {
-            Some(tap) => {
-                let queues = std::mem::take(&mut self.brought);
-                if queues.is_empty() || !queues.iter().all(|queue| tap::is_device(&**queue)) {
-                    return Err("no descriptor of a tap device has come along".to_owned());
-                }
-                let queues = queues.into_iter().map(Aside::into_inner).collect();
-                // The thread is started by this one, and so in its sandbox.
-                host.attach_tap(vf, tap, queues, Sandbox::Off)?;
-            }
-            None => host.detach_tap(vf),
-        }
-        self.changed = true;
-        Ok(())
-    }
-
-    fn hand_over(&mut self) -> Result<(), String> {
-        let brought = self.brought.pop();
-        let brought = brought.ok_or("no socket has come along on which it could be sent")?;
-        // Who may change settings has not got guests' memory, and not root either: whoever goes on would be root from then on. A socket's other end
-        // that is not the asker's may be anybody's, if it has a name by which to connect.
-        let stream = UnixStream::from(brought.into_inner());
-        let peer = rustix::net::sockopt::socket_peercred(&stream).map(|peer| peer.uid);
-        let own = rustix::process::geteuid();
-        let names = [stream.local_addr(), stream.peer_addr()];
-        let is_pair = names
-            .iter()
-            .all(|name| name.as_ref().is_ok_and(SocketAddr::is_unnamed));
-        if [self.asked_by, peer.ok()] != [Some(own); 2] || !is_pair {
-            return Err(format!(
-                "only its own user can go on where it is: run this as user {own}"
-            ));
-        }
-        if let Some(what) = self.hosts.iter().find_map(NicInstance::keeps_back) {
-            return Err(format!(
-                "{what} cannot be handed over to another process: restart this one"
-            ));
-        }
-        self.wants_all = Some(stream);
-        Ok(())
     }
 }
 
