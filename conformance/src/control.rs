@@ -25,6 +25,18 @@ pub(crate) fn command(
     command: &[u8],
     room: usize,
 ) -> Result<(u8, Vec<u8>), Failure> {
+    // Class and command have a buffer of their own, as with Linux.
+    command_cut(device, command, room, &[2], false)
+}
+
+/// The same with a command that is cut at these offsets, and its descriptors in an indirect table or not.
+pub(crate) fn command_cut(
+    device: &mut NetDevice,
+    command: &[u8],
+    room: usize,
+    cuts: &[usize],
+    indirect: bool,
+) -> Result<(u8, Vec<u8>), Failure> {
     let memory = device.memory().clone();
     let missing = || Failure::Wrong("there is no control queue".into());
     let ring = device.control_ring().ok_or_else(missing)?;
@@ -40,9 +52,14 @@ pub(crate) fn command(
     ensure(command.len() <= len - 64, "the command does not fit")?;
     put(at, command)?;
     put(answer, &[NONE; 64])?;
-    // Class and command have a buffer of their own, as with Linux.
-    let cut = command.len().min(2);
-    let readable = [(at, cut), (at + cut as u64, command.len() - cut)];
+    let mut start = 0;
+    let ends = cuts.iter().copied().chain([command.len()]);
+    let pieces = ends.map(|end| {
+        let from = start;
+        start = end.clamp(from, command.len());
+        (at + from as u64, start - from)
+    });
+    let readable: Vec<(u64, usize)> = pieces.collect();
     let writable = [(answer, 1), (answer + 1, room)];
     let buffer = |writable: bool| {
         move |(addr, len): (u64, usize)| Buffer {
@@ -51,11 +68,16 @@ pub(crate) fn command(
             writable,
         }
     };
-    let chain: Vec<Buffer> = (readable.map(buffer(false)).into_iter())
+    let chain: Vec<Buffer> = (readable.into_iter().map(buffer(false)))
         .chain(writable.map(buffer(true)))
         .filter(|buffer| buffer.len > 0)
         .collect();
-    ring.queue.add(&chain).ok_or_else(missing)?;
+    // The table lies in the midst of the buffer, behind any command that is sent so.
+    let added = match indirect {
+        true => ring.queue.add_indirect(at + (len / 2) as u64, &chain),
+        false => ring.queue.add(&chain),
+    };
+    added.ok_or_else(missing)?;
     ring.notify();
     let deadline = Instant::now() + DEADLINE;
     while ring.queue.pop_used()?.is_none() {

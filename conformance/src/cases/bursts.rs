@@ -3,14 +3,18 @@
 
 use std::time::{Duration, Instant};
 
-use crate::bench::{DEADLINE, Link, QUIET, without};
+use crate::bench::{Bench, DEADLINE, Link, QUIET, without};
 use crate::case::{Case, Level, Need};
-use crate::cases::control::{MQ, controlled_pairs};
-use crate::cases::offloads::TCP;
-use crate::cases::vf::{ADMIN, tagged};
+use crate::cases::control::{BROADCAST, MQ, controlled_pairs};
+use crate::cases::filter::{TCP, UDP};
+use crate::cases::vf::{ADMIN, FOREIGN, tagged};
 use crate::control::{obeyed, queue_pairs, vlan};
+use crate::link::Onlooker;
 use crate::verdict::{Failure, Seen, ensure};
-use vf_guest::net::{HDR_NEEDS_CSUM, NetConfig, NetHeader, RxFrame, feature};
+use vf_guest::net::{HDR_NEEDS_CSUM, NetConfig, NetDevice, NetHeader, RxFrame, feature};
+
+/// IP Encapsulating Security Payload (RFC 4303), which has no ports.
+const ESP: u8 = 50;
 
 /// Flows of which some come in each of two pairs.
 const FLOWS: u16 = 32;
@@ -266,6 +270,75 @@ pub(super) const CASES: &[Case] = &[
             Ok(Seen::Conforms)
         },
     },
+    Case {
+        id: "switch/burst-of-many",
+        level: Level::Model,
+        needs: &[ADMIN, Need::Peer, Need::Onlooker],
+        source: "IEEE 802.1Q-2018 8.8.3, 8.6.3, 6.5.3; ip-link(8) vf spoofchk",
+        sent: "With spoofchk on, eight times 24 frames with a single kick: to one VF, to another, to all, to a reserved address and from a foreign one, in turn; to a VF of one pair and of two.",
+        expected: "Each VF gets what is for it and for all, once, in each pair in the order of sending, and nothing else: what is decided about a frame holds for no other one.",
+        run: burst_of_many,
+    },
+    Case {
+        id: "control/flows-spread-hosts",
+        level: Level::Model,
+        needs: &[Need::Control, MQ, Need::Peer],
+        source: "V 5.1.9.5.6 Automatic receive steering in multiqueue mode; Microsoft RSS (packets without ports are hashed by their addresses)",
+        sent: "UDP packets from 64 hosts with the same ports, and packets of ESP, which has none, from 64 hosts, over IPv4 and IPv6, to a driver that has chosen two pairs.",
+        expected: "Of each kind some come in each of them.",
+        run: |bench| {
+            let mut link = controlled_pairs(bench, PAIRS)?;
+            obeyed(link.receiver(), &queue_pairs(PAIRS))?;
+            for v6 in [false, true] {
+                for protocol in [UDP, ESP] {
+                    let mut came = [0; PAIRS as usize];
+                    for host in 1..=64 {
+                        let mut frame = match v6 {
+                            true => frame6_of_flow(&mut link, 5000),
+                            false => link.frame_of_flow(5000),
+                        };
+                        let (next, last) = if v6 { (20, 37) } else { (23, 29) };
+                        (frame[next], frame[last]) = (protocol, host);
+                        link.send(&frame)?;
+                        came[link.arrives_on(&frame, PAIRS.into())?] += 1;
+                    }
+                    ensure(
+                        came.iter().all(|hosts| *hosts > 0),
+                        format_args!(
+                            "of 64 hosts so many came in each pair: {came:?} (IPv6: {v6}, protocol {protocol})"
+                        ),
+                    )?;
+                }
+            }
+            Ok(Seen::Conforms)
+        },
+    },
+    Case {
+        id: "control/fragments-keep-pair-v6",
+        level: Level::Model,
+        needs: &[Need::Control, MQ, Need::Peer],
+        source: "RFC 8200 4.5 (ports are in the first fragment alone); Microsoft RSS and Linux (fragments are hashed without ports)",
+        sent: "Datagrams of 32 flows over IPv6 in two fragments each, to a driver that has chosen two pairs.",
+        expected: "Both fragments of each come in one pair, so that they keep their order.",
+        run: |bench| {
+            let mut link = controlled_pairs(bench, PAIRS)?;
+            obeyed(link.receiver(), &queue_pairs(PAIRS))?;
+            for flow in 0..FLOWS {
+                let mut pairs = Vec::new();
+                // More are to come; and from byte 88 on, the last.
+                for place in [1, 11 << 3] {
+                    let frame = fragment6(frame6_of_flow(&mut link, flow), place, flow);
+                    link.send(&frame)?;
+                    pairs.push(link.arrives_on(&frame, PAIRS.into())?);
+                }
+                ensure(
+                    pairs[0] == pairs[1],
+                    format_args!("of flow {flow} the fragments came in pairs {pairs:?}"),
+                )?;
+            }
+            Ok(Seen::Conforms)
+        },
+    },
 ];
 
 /// In which pair each of these frames comes, which are sent with one kick; `None`: it is lost.
@@ -357,4 +430,105 @@ fn takes_its_turn(mut place: impl FnMut() -> Result<usize, Failure>) -> Result<S
         "in {} of {tries} tries it came behind three quarters of the others",
         tries - early
     )))
+}
+
+/// The packet over IPv6 behind a fragment header (RFC 8200 4.5) with this place and flag, of that datagram.
+fn fragment6(mut frame: Vec<u8>, place: u16, datagram: u16) -> Vec<u8> {
+    const FRAGMENT: u8 = 44;
+    let header = [
+        &[frame[20], 0][..],
+        &place.to_be_bytes(),
+        &u32::from(datagram).to_be_bytes(),
+    ]
+    .concat();
+    frame[20] = FRAGMENT;
+    frame.splice(54..54, header);
+    let length = (frame.len() - 54) as u16;
+    frame[18..20].copy_from_slice(&length.to_be_bytes());
+    frame
+}
+
+fn burst_of_many(bench: &Bench) -> Result<Seen, Failure> {
+    bench.administer("vf 0 spoofchk on")?;
+    let mut onlooker = bench.onlooker(&NetConfig::default())?;
+    let mut link = bench.link(&NetConfig::default())?;
+    bursts_of_many(&mut link, &mut onlooker, 1)?;
+    if bench.serves_control() && MQ.met(bench) {
+        drop(link);
+        link = controlled_pairs(bench, PAIRS)?;
+        obeyed(link.receiver(), &queue_pairs(PAIRS))?;
+        bursts_of_many(&mut link, &mut onlooker, PAIRS.into())?;
+    }
+    Ok(Seen::Conforms)
+}
+
+fn bursts_of_many(link: &mut Link, onlooker: &mut Onlooker, pairs: usize) -> Result<(), Failure> {
+    const FRAMES: usize = 24;
+    /// A reserved address (IEEE 802.1Q-2018 8.6.3).
+    const RESERVED: [u8; 6] = [0x01, 0x80, 0xc2, 0, 0, 0];
+    // So that whoever remembers where frames go knows it of both.
+    let frame = link.frame(100);
+    link.send(&frame)?;
+    link.arrives_on(&frame, pairs)?;
+    let mut frame = link.frame(100);
+    frame[..6].copy_from_slice(&onlooker.mac);
+    link.send(&frame)?;
+    onlooker.sees(&frame, 1)?;
+    for _ in 0..8 {
+        let mut frames: Vec<_> = (0..FRAMES).map(|_| link.frame(100)).collect();
+        for (n, frame) in frames.iter_mut().enumerate() {
+            match n % 6 {
+                1 => frame[..6].copy_from_slice(&onlooker.mac),
+                2 => frame[6..12].copy_from_slice(&FOREIGN),
+                3 => frame[..6].copy_from_slice(&BROADCAST),
+                4 => frame[..6].copy_from_slice(&RESERVED),
+                _ => {}
+            }
+        }
+        for frame in &frames {
+            let sent = link.tx.send(0, &NetHeader::default(), frame)?;
+            ensure(sent, "the send ring is full")?;
+        }
+        link.tx.kick();
+        link.sent()?;
+        gets_of(link.receiver(), pairs, &frames, &[0, 3, 5], "receiver")?;
+        gets_of(&mut onlooker.net, 1, &frames, &[1, 3], "third VF")?;
+    }
+    Ok(())
+}
+
+/// Checks that of these frames a device gets those whose places in each six are these, once, in each pair in their order, and nothing else.
+fn gets_of(
+    device: &mut NetDevice,
+    pairs: usize,
+    frames: &[Vec<u8>],
+    places: &[usize],
+    who: &str,
+) -> Result<(), Failure> {
+    let expected: Vec<_> = (0..frames.len())
+        .filter(|n| places.contains(&(n % 6)))
+        .collect();
+    let mut came = vec![Vec::new(); pairs];
+    let mut got = RxFrame::default();
+    let deadline = Instant::now() + DEADLINE;
+    let mut end = deadline;
+    while Instant::now() < end {
+        for (pair, came) in came.iter_mut().enumerate() {
+            while device.recv(pair, &mut got)? {
+                came.extend(frames.iter().position(|frame| frame == got.bytes()));
+            }
+        }
+        device.kick();
+        if end == deadline && came.iter().map(Vec::len).sum::<usize>() >= expected.len() {
+            // Nothing more is to come.
+            end = Instant::now() + QUIET;
+        }
+        std::thread::sleep(Duration::from_micros(50));
+    }
+    let mut all = came.concat();
+    all.sort_unstable();
+    ensure(
+        all == expected && came.iter().all(|pair| pair.is_sorted()),
+        format_args!("of a burst the {who} got {came:?}, and was to get {expected:?}"),
+    )
 }

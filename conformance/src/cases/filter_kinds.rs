@@ -4,12 +4,15 @@ use crate::bench::{Bench, DEADLINE, Link, QUIET};
 use crate::case::{Case, Level, Need};
 use crate::cases::control::{MQ, controlled_pairs};
 use crate::cases::filter::{Packet, TCP, UDP, dropping, sees};
-use crate::cases::vf::{ADMIN, FOREIGN, colons, is_seen, tagged, to};
+use crate::cases::vf::{ADMIN, FOREIGN, NEW, colons, is_seen, tagged, to};
 use crate::control::{obeyed, queue_pairs};
 use crate::verdict::{Failure, Seen, ensure};
 use vf_guest::net::NetConfig;
 
 const SCTP: u8 = 132;
+/// IPv6 options (RFC 8200 4.3, 4.6).
+const HOP_BY_HOP: u8 = 0;
+const DESTINATION: u8 = 60;
 /// IPv6 hosts a and b.
 const A: [u8; 16] = [0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xa];
 const B: [u8; 16] = [0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xb];
@@ -51,7 +54,7 @@ pub(super) const CASES: &[Case] = &[
         level: Level::Model,
         needs: &[ADMIN, Need::Peer],
         source: "ethtool(8) -N flow-type ip6|udp6|tcp6; RFC 8200 4.1 (extension headers)",
-        sent: "Filters that drop a host, a prefix and a port of UDP over IPv6, and packets that match or differ in one field: plain, behind a tag, and behind destination options.",
+        sent: "Filters that drop a host, a prefix and a port of UDP over IPv6, and packets that match or differ in one field: plain, behind a tag, and behind destination and hop-by-hop options.",
         expected: "Those that match are dropped, the others arrive.",
         run: ipv6,
     },
@@ -230,7 +233,7 @@ pub(super) const CASES: &[Case] = &[
                             true => {
                                 let mut dst = B;
                                 dst[7] = host - 1;
-                                packet6(&mut link, dst, UDP, 80, false)
+                                packet6(&mut link, dst, UDP, 80, None)
                             }
                             false => Packet {
                                 dst: [10, 1, host, 9],
@@ -266,6 +269,138 @@ pub(super) const CASES: &[Case] = &[
                 frame[6..12].copy_from_slice(&from);
                 link.send(&frame)?;
                 is_seen(&mut link, &frame, does)?;
+            }
+            Ok(Seen::Conforms)
+        },
+    },
+    Case {
+        id: "filter/order-of-kinds",
+        level: Level::Model,
+        needs: &[ADMIN, Need::Peer],
+        source: "V 5.1.9.6.4 Flow filter (the first match in order of precedence ends); docs of the back end",
+        sent: "Pairs of filters, of which the narrower one delivers and the wider one drops, added in either order: a port and an address, an address and a type, four fields of a flow and two, an address in a VLAN and the address.",
+        expected: "What both match arrives, and what only the wider one matches does not.",
+        run: order_of_kinds,
+    },
+    Case {
+        id: "filter/required-holds",
+        level: Level::Model,
+        needs: &[ADMIN, Need::Peer],
+        source: "Linux sfc efx_filter_priority",
+        sent: "The end, by one of no priority, of a filter of priority required that drops; and over a hint that drops one with the same match of priority required that delivers.",
+        expected: "The first is refused and changes nothing; the second is taken, and packets arrive.",
+        run: |bench| {
+            let mut link = bench.link(&NetConfig::default())?;
+            let filter = "flow-type udp4 dst-ip 10.0.0.2 dst-port 80";
+            let required = format!("filter add {filter} action drop priority required");
+            bench.administer(&required)?;
+            bench.refuses(&format!("filter del {filter}"))?;
+            sees(&mut link, &Packet::default(), false, filter)?;
+            bench.administer(&format!("filter del {filter} priority required"))?;
+            bench.administer(&format!("filter add {filter} action drop priority hint"))?;
+            sees(&mut link, &Packet::default(), false, filter)?;
+            bench.administer(&format!("filter add {filter} vf 1 priority required"))?;
+            sees(&mut link, &Packet::default(), true, filter)?;
+            bench.administer(&format!("filter del {filter} priority required"))?;
+            Ok(Seen::Conforms)
+        },
+    },
+    Case {
+        id: "filter/mask-of-address",
+        level: Level::Model,
+        needs: &[ADMIN, Need::Peer],
+        source: "ethtool(8) -N flow-type ether src m (a bit that is set is not compared)",
+        sent: "A filter that drops what comes from 02:00:00:00:c0 and any last byte, of a VF without spoofchk, and frames from two such addresses and from another one.",
+        expected: "Those from the two are dropped, the other arrives.",
+        run: |bench| {
+            bench.administer("vf 0 spoofchk off")?;
+            let mut link = bench.link(&NetConfig::default())?;
+            let filter = "flow-type ether src 02:00:00:00:c0:00 m 00:00:00:00:00:ff";
+            dropping(bench, filter)?;
+            let mut other = FOREIGN;
+            other[4] = 0xd0;
+            for (src, does) in [(NEW, false), (FOREIGN, false), (other, true)] {
+                let mut frame = link.frame(100);
+                frame[6..12].copy_from_slice(&src);
+                link.send(&frame)?;
+                is_seen(&mut link, &frame, does)?;
+            }
+            Ok(Seen::Conforms)
+        },
+    },
+    Case {
+        id: "filter/behind-ip-options",
+        level: Level::Model,
+        needs: &[ADMIN, Need::Peer],
+        source: "RFC 791 3.1 (IHL says where ports are); RFC 2113 (router alert)",
+        sent: "A filter that drops a port of UDP, a packet to it with a router alert among its IP options, and one to another port with an alert whose value is the filter's port.",
+        expected: "The first is dropped, the second arrives: options are no ports.",
+        run: |bench| {
+            let mut link = bench.link(&NetConfig::default())?;
+            dropping(bench, "flow-type udp4 dst-ip 10.0.0.2 dst-port 80")?;
+            for (value, dst_port, does) in [(0, 80, false), (80, 81, true)] {
+                let packet = Packet {
+                    dst_port,
+                    ..Packet::default()
+                };
+                let mut frame = packet.frame(&mut link);
+                let length = u16::from_be_bytes([frame[16], frame[17]]) + 4;
+                frame[14] = 0x46;
+                frame[16..18].copy_from_slice(&length.to_be_bytes());
+                frame[24..26].fill(0);
+                frame.splice(34..34, [0x94, 4, 0, value]);
+                let sum = !vf_guest::checksum::sum(&frame[14..38]);
+                frame[24..26].copy_from_slice(&sum.to_be_bytes());
+                link.send(&frame)?;
+                is_seen(&mut link, &frame, does)?;
+            }
+            Ok(Seen::Conforms)
+        },
+    },
+    Case {
+        id: "filter/fragment-v6",
+        level: Level::Model,
+        needs: &[ADMIN, Need::Peer],
+        source: "RFC 8200 4.5 (ports are in the first fragment)",
+        sent: "A filter that drops a port of UDP over IPv6, a later fragment that has the port's number where the first has it, and a packet to the port.",
+        expected: "The fragment arrives, the packet is dropped.",
+        run: |bench| {
+            const FRAGMENT: u8 = 44;
+            let mut link = bench.link(&NetConfig::default())?;
+            dropping(bench, "flow-type udp6 dst-ip 2001:db8::b dst-port 80")?;
+            // From byte 88 on, the last.
+            let mut frame = packet6(&mut link, B, UDP, 80, Some(FRAGMENT));
+            frame[54..62].copy_from_slice(&[UDP, 0, 0, 11 << 3, 0, 0, 0, 7]);
+            link.send(&frame)?;
+            is_seen(&mut link, &frame, true)?;
+            let frame = packet6(&mut link, B, UDP, 80, None);
+            link.send(&frame)?;
+            is_seen(&mut link, &frame, false)?;
+            Ok(Seen::Conforms)
+        },
+    },
+    Case {
+        id: "filter/in-port-vlan",
+        level: Level::Model,
+        needs: &[ADMIN, Need::Peer],
+        source: "IEEE 802.1Q-2018 6.9 (the VLAN of an untagged frame is that of its port); ethtool(8) -N vlan",
+        sent: "Between VFs in port VLAN 100, packets to two ports of UDP, with a filter that drops the first port in VLAN 100, and one that drops it in VLAN 200.",
+        expected: "Those to the first port are dropped by the filter of VLAN 100, the others arrive.",
+        run: |bench| {
+            for vf in 0..2 {
+                bench.administer(&format!("vf {vf} vlan 100"))?;
+            }
+            let mut link = bench.link(&NetConfig::default())?;
+            let other = Packet {
+                dst_port: 81,
+                ..Packet::default()
+            };
+            for (vlan, does) in [(100, false), (200, true)] {
+                let filter = format!("flow-type udp4 dst-ip 10.0.0.2 dst-port 80 vlan {vlan}");
+                dropping(bench, &filter)?;
+                sees(&mut link, &Packet::default(), does, &filter)?;
+                sees(&mut link, &other, true, &filter)?;
+                bench.administer(&format!("filter del {filter}"))?;
             }
             Ok(Seen::Conforms)
         },
@@ -334,7 +469,7 @@ fn ipv6(bench: &Bench) -> Result<Seen, Failure> {
         ),
     ] {
         dropping(bench, filter)?;
-        for options in [false, true] {
+        for options in [None, Some(DESTINATION), Some(HOP_BY_HOP)] {
             for tag in [false, true] {
                 for (dst, protocol, does) in [(dst, UDP, false), (other, UDP, true)] {
                     let frame = packet6(&mut link, dst, protocol, 80, options);
@@ -347,7 +482,7 @@ fn ipv6(bench: &Bench) -> Result<Seen, Failure> {
                     ensure(
                         came == does,
                         format_args!(
-                            "options {options}, tag {tag}, to {dst:02x?}: arrived: {came}, with {filter}"
+                            "options {options:?}, tag {tag}, to {dst:02x?}: arrived: {came}, with {filter}"
                         ),
                     )?;
                 }
@@ -355,7 +490,7 @@ fn ipv6(bench: &Bench) -> Result<Seen, Failure> {
         }
         if filter.contains("udp6") {
             for (protocol, port) in [(TCP, 80), (UDP, 81)] {
-                let frame = packet6(&mut link, dst, protocol, port, false);
+                let frame = packet6(&mut link, dst, protocol, port, None);
                 link.send(&frame)?;
                 is_seen(&mut link, &frame, true)?;
             }
@@ -365,8 +500,14 @@ fn ipv6(bench: &Bench) -> Result<Seen, Failure> {
     Ok(Seen::Conforms)
 }
 
-/// The next frame with a UDP or TCP packet from a to a host, behind eight bytes of destination options or not.
-fn packet6(link: &mut Link, dst: [u8; 16], protocol: u8, port: u16, options: bool) -> Vec<u8> {
+/// The next frame with a UDP or TCP packet from a to a host, behind eight bytes of options of this kind or none.
+fn packet6(
+    link: &mut Link,
+    dst: [u8; 16],
+    protocol: u8,
+    port: u16,
+    options: Option<u8>,
+) -> Vec<u8> {
     let unique = link.frame(60);
     let serial = &unique[14..46];
     let mut l4 = [0; 20];
@@ -378,8 +519,8 @@ fn packet6(link: &mut Link, dst: [u8; 16], protocol: u8, port: u16, options: boo
     }
     // PadN of six bytes.
     let between = [protocol, 0, 1, 4, 0, 0, 0, 0];
-    let between = if options { &between[..] } else { &[] };
-    let next = if options { 60 } else { protocol };
+    let between = options.map_or(&[][..], |_| &between);
+    let next = options.unwrap_or(protocol);
     let length = (between.len() + l4.len() + serial.len()) as u16;
     let [high, low] = length.to_be_bytes();
     let ip = [0x60, 0, 0, 0, high, low, next, 64];
@@ -394,4 +535,60 @@ fn packet6(link: &mut Link, dst: [u8; 16], protocol: u8, port: u16, options: boo
         serial,
     ]
     .concat()
+}
+
+fn order_of_kinds(bench: &Bench) -> Result<Seen, Failure> {
+    let mut link = bench.link(&NetConfig::default())?;
+    let own = format!("flow-type ether dst {}", colons(link.dst));
+    let port = "flow-type udp4 dst-ip 10.0.0.2 dst-port 80".to_owned();
+    let flow = "flow-type udp4 src-ip 10.0.0.1 dst-ip 10.0.0.2 src-port 1000 dst-port 80";
+    let both = Packet::default();
+    let to_other_port = Packet {
+        dst_port: 81,
+        ..both
+    };
+    let from_other_port = Packet {
+        src_port: 1001,
+        ..both
+    };
+    let in_vlan = Packet {
+        vlan: Some(7),
+        ..both
+    };
+    for (narrow, wide, of_both, of_wide) in [
+        (port.clone(), own.clone(), both, Some(to_other_port)),
+        // The frames of the wide one alone are for others.
+        (
+            own.clone(),
+            "flow-type ether proto 0x800".into(),
+            both,
+            None,
+        ),
+        (flow.into(), port, both, Some(from_other_port)),
+        (format!("{own} vlan 7"), own.clone(), in_vlan, Some(both)),
+    ] {
+        let add = [
+            format!("filter add {narrow} vf 1"),
+            format!("filter add {wide} action drop"),
+        ];
+        for order in [[0, 1], [1, 0]] {
+            for which in order {
+                bench.administer(&add[which])?;
+            }
+            sees(&mut link, &of_both, true, &narrow)?;
+            match of_wide {
+                Some(packet) => sees(&mut link, &packet, false, &wide)?,
+                None => {
+                    let mut frame = both.frame(&mut link);
+                    frame[..6].fill(0xff);
+                    link.send(&frame)?;
+                    link.expect_nothing(&frame)?;
+                }
+            }
+            for filter in [&narrow, &wide] {
+                bench.administer(&format!("filter del {filter}"))?;
+            }
+        }
+    }
+    Ok(Seen::Conforms)
 }

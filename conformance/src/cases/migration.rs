@@ -7,11 +7,12 @@ use vf_guest::memory::{GUEST_BASE, GuestMemory};
 use vf_guest::message::{self, protocol, request};
 use vf_guest::net::{NetConfig, NetDevice, NetHeader, feature};
 
-use crate::bench::{Bench, DEADLINE, QUIET};
+use crate::bench::{Bench, DEADLINE, QUIET, with};
 use crate::case::{Case, Level, Need};
-use crate::cases::clauses::contents;
+use crate::cases::clauses::{contents, started};
 use crate::cases::coalescing::held;
 use crate::cases::control::{ALL, told};
+use crate::cases::offloads::{TCP, packet};
 use crate::cases::vf::{NEW, tagged};
 use crate::control::{coalesce, mac_table, obeyed, queue_pairs, vlan};
 use crate::link::Link;
@@ -269,6 +270,80 @@ pub(super) const CASES: &[Case] = &[
         expected: "Each page of guest memory that has changed is marked, those of the ring and of its buffers.",
         run: covers_changes,
     },
+    Case {
+        id: "mem/log-long-frames",
+        level: Level::Should,
+        needs: &[
+            LOGS[0],
+            LOGS[1],
+            Need::Peer,
+            Need::Feature(
+                NetConfig::TSO | NetConfig::CHECKSUM,
+                "HOST_TSO4 and GUEST_TSO4",
+            ),
+        ],
+        source: "VU Migration",
+        sent: "Super-frames of 40,000 bytes to a receiver that takes them, in one buffer and in several of a page each (MRG_RXBUF), with VHOST_F_LOG_ALL and VHOST_VRING_F_LOG.",
+        expected: "Each page of guest memory that has changed is marked, those in the midst of a buffer, too.",
+        run: |bench| {
+            let takes = NetConfig {
+                features: config().features | NetConfig::TSO,
+                ..config()
+            };
+            for receiver in [
+                NetConfig {
+                    features: takes.features & !feature::MRG_RXBUF,
+                    ..takes.clone()
+                },
+                NetConfig {
+                    rx_buffer: Some(PAGE as u32),
+                    ..takes.clone()
+                },
+            ] {
+                let mut link = bench.link_of(&with(NetConfig::TSO), &receiver)?;
+                let log = logging(bench, &mut link)?;
+                covers(&mut link, &log, 3, |link| {
+                    for _ in 0..3 {
+                        let (hdr, frame) = packet(link, false, TCP, 40_000, 1400);
+                        link.tx.send(0, &hdr, &frame)?;
+                    }
+                    Ok(())
+                })?;
+            }
+            Ok(Seen::Conforms)
+        },
+    },
+    Case {
+        id: "mem/log-from-the-start",
+        level: Level::Should,
+        needs: &[LOGS[0], LOGS[1], Need::Peer],
+        source: "VU Migration; VU SET_FEATURES",
+        sent: "VHOST_F_LOG_ALL with the first SET_FEATURES of a session, as when a front end comes back during a migration, SET_LOG_BASE before it and behind it, and frames to that receiver.",
+        expected: "The pages of buffers are marked in the log.",
+        run: |bench| {
+            for before in [true, false] {
+                let mut link = bench.link(&config())?;
+                drop(link.rx.take());
+                let mut front = bench.connect_peer()?;
+                let (features, _) = vf_guest::net::negotiate(&mut front, &config())?;
+                let mut device = NetDevice::detached(features, &config())?;
+                let log = Log::new(LOG)?;
+                if before {
+                    log.give(&mut front, LOG, 0)?;
+                }
+                front.set_features(device.features() | feature::LOG_ALL)?;
+                if !before {
+                    log.give(&mut front, LOG, 0)?;
+                }
+                front.set_mem_table(device.memory().regions())?;
+                started(&mut device, front)?;
+                link.rx = Some(device);
+                bench.settle();
+                log.sees(&mut link, false)?;
+            }
+            Ok(Seen::Conforms)
+        },
+    },
 ];
 
 fn config() -> NetConfig {
@@ -382,17 +457,37 @@ fn covers_changes(bench: &Bench) -> Result<Seen, Failure> {
     };
     // The sender's ring goes round elsewhere, so that what it sends at once may come at once.
     let mut link = bench.link_of(&NetConfig::default(), &config)?;
+    let log = logging(bench, &mut link)?;
+    covers(&mut link, &log, FRAMES / 4 + 1, |link| {
+        for _ in 0..FRAMES {
+            let frame = link.frame(1400);
+            link.tx.send(0, &NetHeader::default(), &frame)?;
+        }
+        Ok(())
+    })?;
+    Ok(Seen::Conforms)
+}
+
+/// A log of what is written for the receiver from now on, to its buffers and its first ring.
+fn logging(bench: &Bench, link: &mut Link) -> Result<Log, Failure> {
     let log = Log::new(LOG)?;
     let features = link.receiver().features();
     log.give(front_of(link.receiver())?, LOG, 0)?;
     front_of(link.receiver())?.set_features(features | feature::LOG_ALL)?;
     set_ring_log(link.receiver(), 0, true)?;
     bench.settle();
+    Ok(log)
+}
+
+/// Checks that each page of the receiver's memory is marked that changes with what `send` places into the send ring, and that so many do.
+fn covers(
+    link: &mut Link,
+    log: &Log,
+    least: usize,
+    send: impl FnOnce(&mut Link) -> Result<(), Failure>,
+) -> Result<(), Failure> {
     let before = contents(link.receiver())?;
-    for _ in 0..FRAMES {
-        let frame = link.frame(1400);
-        link.tx.send(0, &NetHeader::default(), &frame)?;
-    }
+    send(link)?;
     link.tx.kick();
     link.sent()?;
     let deadline = Instant::now() + DEADLINE;
@@ -408,10 +503,10 @@ fn covers_changes(bench: &Bench) -> Result<Seen, Failure> {
         let missing = changed.clone().find(|(page, _)| !log.has(&bytes, *page));
         let Some((page, _)) = missing else {
             ensure(
-                changed.nth(FRAMES / 4).is_some(),
+                changed.nth(least - 1).is_some(),
                 "hardly a page has changed",
             )?;
-            return Ok(Seen::Conforms);
+            return Ok(());
         };
         ensure(
             Instant::now() < deadline,

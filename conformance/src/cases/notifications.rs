@@ -7,10 +7,11 @@ use vm_memory::Bytes;
 
 use crate::bench::{Bench, DEADLINE, Link, QUIET, without};
 use crate::case::{Case, Level, Need};
-use crate::cases::by_hand::{place, quiet};
+use crate::cases::by_hand::{desc, finish, place, quiet, signal};
 use crate::cases::clauses::started;
 use crate::cases::control::ALL;
 use crate::cases::protocol::F30;
+use crate::cases::ring::SPLIT;
 use crate::cases::ring_states::to_sender;
 use crate::control::refused;
 use crate::verdict::{Failure, Seen, ensure};
@@ -263,6 +264,40 @@ pub(super) const CASES: &[Case] = &[
                 link.tx.tx_room(pair)?;
             }
             Ok(Seen::Conforms)
+        },
+    },
+    Case {
+        id: "ring/error-fd-replaced",
+        level: Level::Text,
+        needs: &[SPLIT],
+        source: "VU SET_VRING_ERR",
+        sent: "SET_VRING_ERR with one descriptor and then with another, or with none, and a descriptor chain that leads back to its start.",
+        expected: "If the ring is not processed any more the last descriptor is signalled, and never the first.",
+        run: |bench| {
+            let mut seen = Seen::Tolerated;
+            for with in [true, false] {
+                let mut link = bench.link(&NetConfig::default())?;
+                let (first, last) = (EventFd::new()?, EventFd::new()?);
+                if let Some(front) = link.tx.frontend() {
+                    front.set_vring_err(1, Some(first.as_fd()))?;
+                    front.set_vring_err(1, with.then_some(last.as_fd()))?;
+                }
+                bench.settle();
+                let frame = link.frame(200);
+                let (at, len) = place(&mut link, &frame)?;
+                let chain = [desc(at, len, DESC_NEXT, 1), desc(at, len, DESC_NEXT, 0)];
+                link.tx.tx_ring(0).queue.lie(&chain);
+                signal(&mut link);
+                let told = with && last.wait(DEADLINE)?;
+                let before = first.wait(2 * QUIET)?;
+                seen = finish(bench, link)?;
+                ensure(!before, "a descriptor was signalled that was replaced")?;
+                ensure(
+                    told || !with || seen != Seen::RingStopped,
+                    "the ring stopped, and nobody was told",
+                )?;
+            }
+            Ok(seen)
         },
     },
 ];

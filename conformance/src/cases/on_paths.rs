@@ -61,6 +61,7 @@ pub(super) const CASES: &[Case] = again! {
     "path/vlan": "control/vlan-keeps-out" on MIXED, needs Need::Control, VLAN;
     "path/flows-spread": "control/flows-spread" on MEDIATED, needs Need::Control, MQ, CONFIG;
     "path/broadcast-once-each": "switch/broadcast-once-each" on MIXED, needs Need::Onlooker;
+    "path/burst-of-many": "switch/burst-of-many" on MEDIATED, needs Need::Onlooker;
     "path/disabled-receives-nothing": "link/disabled-receives-nothing" on MEDIATED, needs;
     "path/filter-each-field": "filter/match-each-field" on MEDIATED, needs;
 };

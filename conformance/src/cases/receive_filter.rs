@@ -11,10 +11,10 @@ use crate::cases::control::{
 };
 use crate::cases::ring_states::to_sender;
 use crate::cases::vf::{ADMIN, is_seen, tagged};
-use crate::control::{coalesce, command, mac_table, obeyed, queue_pairs, vlan};
+use crate::control::{OK, coalesce, command, command_cut, mac_table, obeyed, queue_pairs, vlan};
 use crate::verdict::{Failure, Seen, ensure};
 use vf_guest::message::{protocol, request};
-use vf_guest::net::feature;
+use vf_guest::net::{NetConfig, feature};
 
 const CTRL: Need = Need::Control;
 
@@ -194,6 +194,96 @@ pub(super) const CASES: &[Case] = &[
         sent: "An address, two pairs and moderation of a ring, each obeyed; GET_VRING_BASE of all rings, and all of them again where they were.",
         expected: "What the driver has chosen is as before: only a reset takes it back.",
         run: stop_keeps,
+    },
+    Case {
+        id: "control/framing-free",
+        level: Level::Must,
+        needs: &[CTRL, RX, Need::Peer],
+        source: "V 2.7.4.1, 5.1.9.5.2.1",
+        sent: "MAC_TABLE_SET with an address and a group, as one piece, as Linux cuts it (header, addresses, groups), cut elsewhere, and a byte a descriptor; in an indirect table, too.",
+        expected: "Each is obeyed, and frames to both arrive: the device MUST NOT assume how a command is cut.",
+        run: |bench| {
+            let mut link = bench.link(&NetConfig {
+                features: NetConfig::default().features | ALL,
+                control_size: 64,
+                ..NetConfig::default()
+            })?;
+            let table = mac_table(&[OTHER], &[GROUP]);
+            let bytes: Vec<usize> = (1..table.len()).collect();
+            let indirect = link.receiver().has(feature::INDIRECT_DESC);
+            for cuts in [&[][..], &[2, 12], &[1, 5, 13, 18], &bytes] {
+                for indirect in [false, true].into_iter().filter(|kind| indirect || !kind) {
+                    obeyed(link.receiver(), &mac_table(&[], &[]))?;
+                    let (said, _) = command_cut(link.receiver(), &table, 0, cuts, indirect)?;
+                    ensure(
+                        said == OK,
+                        format_args!(
+                            "MAC_TABLE_SET was refused, cut at {cuts:?} (indirect: {indirect})"
+                        ),
+                    )?;
+                    for dst in [OTHER, GROUP] {
+                        gets(&mut link, dst, true)?;
+                    }
+                }
+            }
+            Ok(Seen::Conforms)
+        },
+    },
+    Case {
+        id: "control/mac-table-many",
+        level: Level::Model,
+        needs: &[CTRL, RX, Need::Peer],
+        source: "V 5.1.9.5.2.1; Linux ixgbe (30 groups of an untrusted VF), IPv6 neighbour discovery (a group for each address of a guest)",
+        sent: "MAC_TABLE_SET with 16 addresses and 14 groups, and with 30 groups alone.",
+        expected: "Obeyed, and frames to each arrive.",
+        run: |bench| {
+            let mut link = controlled(bench)?;
+            let stations: Vec<_> = (0..16).map(|n| [2, 0, 0, 0, 0xc1, n]).collect();
+            let groups: Vec<_> = (0..30).map(|n| [0x33, 0x33, 0xff, 0, n % 7, n]).collect();
+            for (stations, groups) in [(&stations[..], &groups[..14]), (&[], &groups[..])] {
+                obeyed(link.receiver(), &mac_table(stations, groups))?;
+                for dst in stations.iter().chain(groups) {
+                    gets(&mut link, *dst, true)?;
+                }
+            }
+            Ok(Seen::Conforms)
+        },
+    },
+    Case {
+        id: "control/vlan-drop-eligible",
+        level: Level::Model,
+        needs: &[CTRL, VLAN, Need::Peer],
+        source: "IEEE 802.1Q-2018 9.6 (VID has 12 bits, PCP and DEI are no part of it); V 5.1.9.5.3.1",
+        sent: "Frames with priority 7 and DEI in a VLAN that a driver has added, and in one that it has not.",
+        expected: "Those of the first arrive, those of the other do not: as without priority.",
+        run: |bench| {
+            const PRIORITY: u16 = 0xf000;
+            let mut link = controlled(bench)?;
+            obeyed(link.receiver(), &vlan(true, 5))?;
+            for (vid, does) in [(5, true), (6, false)] {
+                gets_tagged(&mut link, vid, does)?;
+                gets_tagged(&mut link, PRIORITY | vid, does)?;
+            }
+            Ok(Seen::Conforms)
+        },
+    },
+    Case {
+        id: "control/vlan-zero",
+        level: Level::Model,
+        needs: &[CTRL, VLAN, Need::Peer],
+        source: "Linux 8021q (a device with a VLAN filter is given VLAN 0 when it goes up); IEEE 802.1Q-2018 6.9",
+        sent: "VLAN_ADD and VLAN_DEL of VLAN 0, and behind each a frame without a tag and one with a tag of VLAN 0.",
+        expected: "Both are obeyed, and the frames arrive.",
+        run: |bench| {
+            let mut link = controlled(bench)?;
+            let own = link.dst;
+            for add in [true, false] {
+                obeyed(link.receiver(), &vlan(add, 0))?;
+                gets(&mut link, own, true)?;
+                gets_tagged(&mut link, 5 << 13, true)?;
+            }
+            Ok(Seen::Conforms)
+        },
     },
 ];
 

@@ -18,7 +18,8 @@ use vf_guest::net::{GSO_NONE, GSO_TCPV4, HDR_NEEDS_CSUM, NetConfig, NetHeader, R
 /// How often what a network may lose is sent.
 const TRIES: usize = 3;
 const ECE: u8 = 0x40;
-/// IPv6 destination options (RFC 8200 4.6) and routing (4.4).
+/// IPv6 hop-by-hop (RFC 8200 4.3) and destination options (4.6), and routing (4.4).
+const HOP_BY_HOP: u8 = 0;
 const DESTINATION: u8 = 60;
 const ROUTING: u8 = 43;
 /// The tag of the port VLAN that VFs are put into.
@@ -92,7 +93,7 @@ pub(super) const CASES: &[Case] = &[
         level: Level::Model,
         needs: &[Need::Peer, TSO6],
         source: "V 5.1.3 (HOST_TSO6: the device can receive it); RFC 8200 4",
-        sent: "Super-frames of TCP over IPv6 behind destination options of 16 bytes, and behind routing headers of one and of five addresses, all of the way behind it and not, to a driver that takes none; three times at most.",
+        sent: "Super-frames of TCP over IPv6 behind destination and hop-by-hop options of 16 bytes, and behind routing headers of one and of five addresses, all of the way behind it and not, to a driver that takes none; three times at most.",
         expected: "All of each arrives, each segment behind the same headers and with a right checksum: over the last address of the way.",
         run: |bench| {
             let plain = without(NetConfig::CHECKSUM);
@@ -105,7 +106,8 @@ pub(super) const CASES: &[Case] = &[
             let (mut mobile_left, mut segment_left) = (mobile.clone(), segment.clone());
             (mobile_left[3], segment_left[3]) = (1, 1);
             for (kind, header, last) in [
-                (DESTINATION, padding, None),
+                (DESTINATION, padding.clone(), None),
+                (HOP_BY_HOP, padding, None),
                 (ROUTING, mobile, None),
                 (ROUTING, segment, None),
                 (ROUTING, mobile_left, Some([0xfd; 16])),
@@ -340,6 +342,31 @@ pub(super) const CASES: &[Case] = &[
             }
             Ok(seen)
         },
+    },
+    Case {
+        id: "net/tso-small-segments",
+        level: Level::Model,
+        needs: &[Need::Peer, TSO4],
+        source: "V 5.1.3 (HOST_TSO4: the device can receive it); Linux tcp_min_snd_mss (48 bytes)",
+        sent: "Super-frames of TCP of 20,000 bytes with segments of 88 and of 48, to a driver that takes none and has posted 1024 buffers; three times at most.",
+        expected: "All of each arrives: on a path of small packets a connection has nothing else to send.",
+        run: |bench| {
+            let mut link = bench.link_of(&with(NetConfig::TSO), &many_buffers())?;
+            for mss in [88, 48] {
+                let made = packet(&link, false, TCP, 20_000, mss);
+                arrives(&mut link, &made, 20_000)?;
+            }
+            Ok(Seen::Conforms)
+        },
+    },
+    Case {
+        id: "net/tso-in-burst",
+        level: Level::Model,
+        needs: &[Need::Peer, TSO4],
+        source: "V 5.1.3 (HOST_TSO4: the device can receive it); IEEE 802.1Q-2018 6.5.2 (frame loss), 6.5.3",
+        sent: "Four super-frames of TCP of 10,000 bytes with segments of 100 and a single kick, to a driver that takes none and has posted 1024 buffers; three times at most.",
+        expected: "All of them arrive, in their order.",
+        run: tso_in_burst,
     },
 ];
 
@@ -604,4 +631,47 @@ fn awaited(link: &mut Link) -> Result<(), Failure> {
             "{waited} frames that waited came; of {FRAMES} times {late} times not all did within {SOON:?}"
         ),
     )
+}
+
+/// A driver that takes no super-frames, with room for the segments of some.
+fn many_buffers() -> NetConfig {
+    NetConfig {
+        queue_size: 1024,
+        ..without(NetConfig::CHECKSUM)
+    }
+}
+
+fn tso_in_burst(bench: &Bench) -> Result<Seen, Failure> {
+    const LEN: usize = 10_000;
+    let mut link = bench.link_of(&with(NetConfig::TSO), &many_buffers())?;
+    let (hdr, frame) = packet(&link, false, TCP, LEN, 100);
+    let headers = frame.len() - LEN;
+    let mut most = 0;
+    for _ in 0..TRIES {
+        let mut sent = Vec::new();
+        for n in 0..4 {
+            let mut frame = frame.clone();
+            // No two of them are alike.
+            frame[headers..].iter_mut().for_each(|byte| *byte ^= n);
+            sent.extend_from_slice(&frame[headers..]);
+            let placed = link.tx.send(0, &hdr, &frame)?;
+            ensure(placed, "the send ring is full")?;
+        }
+        link.tx.kick();
+        link.sent()?;
+        let mut got = Vec::new();
+        while got.len() < sent.len()
+            && let Some(segment) = link.receive(DEADLINE)?
+        {
+            got.extend_from_slice(segment.bytes().get(headers..).unwrap_or_default());
+        }
+        if got == sent {
+            return Ok(Seen::Conforms);
+        }
+        most = most.max(got.len());
+        while link.receive(QUIET)?.is_some() {}
+    }
+    Err(Failure::Wrong(format!(
+        "{most} bytes of 4 times {LEN} arrived, or in another order, in the best of {TRIES} tries"
+    )))
 }

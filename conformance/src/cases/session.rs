@@ -2,15 +2,17 @@
 //! tables that are odd.
 
 use std::os::fd::AsFd;
+use std::time::Duration;
 
-use crate::bench::{Delivery, QUIET};
+use crate::bench::{Bench, Delivery, QUIET};
 use crate::case::{Case, Level, Need};
 use crate::cases::protocol::F30;
 use crate::verdict::{Failure, Seen, ensure};
 use vf_guest::eventfd::EventFd;
-use vf_guest::message::{self, protocol, request};
-use vf_guest::net::NetConfig;
+use vf_guest::message::{self, FLAG_NEED_REPLY, FLAG_VERSION, Header, protocol, request};
+use vf_guest::net::{NetConfig, feature};
 
+const ACK: Need = Need::Protocol(protocol::REPLY_ACK, "REPLY_ACK");
 const SLOTS: Need = Need::Protocol(protocol::CONFIGURE_MEM_SLOTS, "CONFIGURE_MEM_SLOTS");
 /// `VHOST_USER_PROTOCOL_F_RARP`, and the request that it allows.
 const RARP: Need = Need::Protocol(1 << 2, "RARP");
@@ -212,4 +214,123 @@ pub(super) const CASES: &[Case] = &[
             Ok(Seen::Conforms)
         },
     },
+    Case {
+        id: "proto/ring-refusals-told",
+        level: Level::Should,
+        needs: &[F30, ACK, Need::Feature(feature::RING_PACKED, "RING_PACKED")],
+        source: "VU REPLY_ACK; VU SET_VRING_NUM, SET_VRING_BASE; V 2.8 (a packed ring has 2^15 descriptors at most)",
+        sent: "With need_reply, behind SET_FEATURES with RING_PACKED: sizes of 0, 32769 and 65535, and base 300 of a ring of 256.",
+        expected: "None is answered with 0: that says success, and such a ring can never run.",
+        run: ring_refusals_told,
+    },
+    Case {
+        id: "proto/base-reserved-bits",
+        level: Level::Model,
+        needs: &[F30, ACK],
+        source: "VU Vring descriptor index for split virtqueues (bits 16 to 31 are reserved)",
+        sent: "SET_VRING_BASE 0x10005 of a split ring, with need_reply.",
+        expected: "It is not answered with 0: an index that is not one of the ring's is a front end's mistake, and the ring would go on elsewhere.",
+        run: |bench| {
+            let (mut front, net) = bench.negotiated(&NetConfig::default())?;
+            front.set_features(net.features())?;
+            front.set_vring_num(0, 256)?;
+            let taken = front.set_vring_base(0, 0x1_0005).is_ok();
+            ensure(!taken, "base 0x10005 of a split ring was accepted")?;
+            Ok(Seen::Conforms)
+        },
+    },
+    Case {
+        id: "proto/used-ring-outside",
+        level: Level::Model,
+        needs: &[F30, ACK],
+        source: "VU SET_VRING_ADDR, REPLY_ACK (what is said at once is said of the right message)",
+        sent: "With need_reply, behind SET_FEATURES, memory and SET_VRING_NUM 256: SET_VRING_ADDR with a used ring that begins 1040 bytes before its region ends.",
+        expected: "It is not answered with 0: such a ring can never run.",
+        run: |bench| {
+            let (mut front, net) = bench.negotiated(&NetConfig::default())?;
+            front.set_features(net.features())?;
+            front.set_memory(net.memory().regions())?;
+            front.set_vring_num(0, 256)?;
+            let region = net.memory().regions()[0].layout();
+            let (at, end) = (region.user_addr, region.user_addr + region.size);
+            let taken = front.set_vring_addr(0, at, end - 1040, at + 8192).is_ok();
+            ensure(!taken, "a used ring that leads out of memory was accepted")?;
+            Ok(Seen::Conforms)
+        },
+    },
+    Case {
+        id: "proto/config-whole",
+        level: Level::Model,
+        needs: &[F30, Need::Protocol(protocol::CONFIG, "CONFIG")],
+        source: "V 5.1.4 (struct virtio_net_config has 24 bytes); QEMU asks for all of it at once",
+        sent: "GET_CONFIG of 24 bytes, and of the first six.",
+        expected: "24 bytes, which begin with those six.",
+        run: |bench| {
+            let mut front = bench.connect()?;
+            front.set_protocol_features(protocol::CONFIG)?;
+            let whole = front.get_config(0, 24)?;
+            let got = whole.len();
+            ensure(
+                got == 24,
+                format_args!("{got} bytes of configuration for 24"),
+            )?;
+            let first = front.get_config(0, 6)?;
+            ensure(whole.starts_with(&first), "two answers differ")?;
+            Ok(Seen::Conforms)
+        },
+    },
+    Case {
+        id: "proto/payload-behind-header",
+        level: Level::Model,
+        needs: &[F30, ACK],
+        source: "VU Communication (a Unix stream keeps no boundaries)",
+        sent: "SET_VRING_NUM and SET_MEM_TABLE with need_reply, the payload 20 ms behind the header, which carries the descriptor.",
+        expected: "Each is answered with 0, as one that comes at once.",
+        run: |bench| {
+            let config = NetConfig::default();
+            let (mut front, net) = bench.negotiated(&NetConfig {
+                protocol_features: config.protocol_features & !protocol::CONFIGURE_MEM_SLOTS,
+                ..config
+            })?;
+            front.set_features(net.features())?;
+            let region = &net.memory().regions()[0];
+            let laid = region.layout();
+            let place = [laid.guest_addr, laid.size, laid.user_addr, laid.mmap_offset];
+            let [guest, size, user, offset] = place;
+            let table = message::mem_table(&[message::region(guest, size, user, offset)]);
+            let number = message::vring_state(0, 256);
+            for (request, payload, fds) in [
+                (request::SET_VRING_NUM, number, vec![]),
+                (request::SET_MEM_TABLE, table, vec![region.fd()]),
+            ] {
+                let head = Header {
+                    request,
+                    flags: FLAG_VERSION | FLAG_NEED_REPLY,
+                    size: payload.len() as u32,
+                };
+                front.send_raw(&head.encode(), &fds)?;
+                std::thread::sleep(Duration::from_millis(20));
+                front.send_raw(&payload, &[])?;
+                front.await_ack(request)?;
+            }
+            Ok(Seen::Conforms)
+        },
+    },
 ];
+
+fn ring_refusals_told(bench: &Bench) -> Result<Seen, Failure> {
+    let begun = || {
+        let (mut front, net) = bench.negotiated(&NetConfig::default())?;
+        front.set_features(net.features() | feature::RING_PACKED)?;
+        Ok::<_, Failure>(front)
+    };
+    for size in [0, 32_769, 65_535] {
+        let taken = begun()?.set_vring_num(0, size).is_ok();
+        ensure(!taken, format_args!("a packed ring of {size} was accepted"))?;
+    }
+    let mut front = begun()?;
+    front.set_vring_num(0, 256)?;
+    let taken = front.set_vring_base(0, 300).is_ok();
+    ensure(!taken, "base 300 of a packed ring of 256 was accepted")?;
+    Ok(Seen::Conforms)
+}

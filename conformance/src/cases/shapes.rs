@@ -7,7 +7,7 @@ use crate::bench::{Bench, QUIET, with, without};
 use crate::case::{Case, Level, Need};
 use crate::cases::clauses::{started, stopped};
 use crate::cases::offloads::{MSS, TAKES_TSO4, TCP, TSO4, packet, segments};
-use crate::cases::vf::tagged;
+use crate::cases::vf::{ADMIN, tagged};
 use crate::verdict::{Failure, Seen, ensure};
 use vf_guest::driver::Format;
 use vf_guest::frontend::FrontendError;
@@ -49,35 +49,13 @@ pub(super) const CASES: &[Case] = &[
         level: Level::Model,
         needs: &[Need::Peer, MRG, TSO4, TAKES_TSO4],
         source: "V 5.1.9.3, 5.1.9.4.1; Linux vhost-net (1024 descriptors a frame)",
-        sent: "A super-frame of 65,000 bytes to a driver with GUEST_TSO4 and MRG_RXBUF that has posted 1024 buffers of 128 bytes; three times at most.",
+        sent: "A super-frame of 65,000 bytes to a driver with GUEST_TSO4 and MRG_RXBUF that has posted 1024 buffers of 128 bytes, and as many descriptors for such in two pieces; three times at most.",
         expected: "It arrives: whole in 509 of them, as num_buffers says, or in segments.",
         run: |bench| {
-            const LEN: usize = 65_000;
-            let config = NetConfig {
-                features: with(NetConfig::TSO).features,
-                ..buffers(128, 1024)
-            };
-            let mut link = bench.link_of(&with(NetConfig::TSO), &config)?;
-            let mut most = 0;
-            for _ in 0..3 {
-                let (hdr, frame) = packet(&link, false, TCP, LEN, MSS);
-                let got = segments(&mut link, &hdr, &frame, LEN, |bytes, hdr| {
-                    let least = (bytes.len() + 12).div_ceil(128);
-                    ensure(
-                        usize::from(hdr.num_buffers) == least,
-                        format_args!(
-                            "num_buffers is {} for {} bytes",
-                            hdr.num_buffers,
-                            bytes.len()
-                        ),
-                    )
-                })?;
-                if got == LEN {
-                    return Ok(Seen::Conforms);
-                }
-                most = most.max(got);
+            for pieces in [1, 2] {
+                mrg_many(bench, pieces)?;
             }
-            Err(Failure::Wrong(format!("{most} of {LEN} bytes arrived")))
+            Ok(Seen::Conforms)
         },
     },
     Case {
@@ -305,6 +283,28 @@ pub(super) const CASES: &[Case] = &[
             Ok(Seen::Conforms)
         },
     },
+    Case {
+        id: "net/long-without-mtu",
+        level: Level::Model,
+        needs: &[ADMIN, Need::Peer],
+        source: "V 5.1.4.1 (whoever has not accepted MTU was told none); docs of the back end (the longest frame that it carries)",
+        sent: "Frames of 2000, 9014 and 9230 bytes between drivers that have not accepted MTU, and have buffers for them, with MRG_RXBUF and without.",
+        expected: "They arrive as they were.",
+        run: |bench| {
+            for other in [0, feature::MRG_RXBUF] {
+                let config = NetConfig {
+                    mtu: 9216,
+                    ..without(feature::MTU | other)
+                };
+                let mut link = bench.link(&config)?;
+                for len in [2000, 9014, 9230] {
+                    let frame = link.frame(len);
+                    link.pass(&frame)?;
+                }
+            }
+            Ok(Seen::Conforms)
+        },
+    },
 ];
 
 /// A receiver with so many buffers of this length.
@@ -354,4 +354,34 @@ fn every_size(bench: &Bench) -> Result<Seen, Failure> {
         )?;
     }
     Ok(seen)
+}
+
+fn mrg_many(bench: &Bench, pieces: u32) -> Result<(), Failure> {
+    const LEN: usize = 65_000;
+    let config = NetConfig {
+        features: with(NetConfig::TSO).features,
+        rx_pieces: pieces,
+        ..buffers(128, 1024)
+    };
+    let mut link = bench.link_of(&with(NetConfig::TSO), &config)?;
+    let mut most = 0;
+    for _ in 0..3 {
+        let (hdr, frame) = packet(&link, false, TCP, LEN, MSS);
+        let got = segments(&mut link, &hdr, &frame, LEN, |bytes, hdr| {
+            let least = (bytes.len() + 12).div_ceil(128);
+            ensure(
+                usize::from(hdr.num_buffers) == least,
+                format_args!(
+                    "num_buffers is {} for {} bytes",
+                    hdr.num_buffers,
+                    bytes.len()
+                ),
+            )
+        })?;
+        if got == LEN {
+            return Ok(());
+        }
+        most = most.max(got);
+    }
+    Err(Failure::Wrong(format!("{most} of {LEN} bytes arrived")))
 }

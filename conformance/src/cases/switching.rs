@@ -3,9 +3,9 @@
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 
-use crate::bench::{Bench, DEADLINE, QUIET};
+use crate::bench::{Bench, DEADLINE, Link, QUIET};
 use crate::case::{Case, Level, Need};
-use crate::cases::control::controlled;
+use crate::cases::control::{controlled, told};
 use crate::cases::vf::{ADMIN, NEW, colons, is_seen, to};
 use crate::control::{mac_table, obeyed};
 use crate::verdict::{Failure, Seen, ensure};
@@ -15,6 +15,8 @@ use vf_guest::net::{NetConfig, NetHeader, feature};
 
 const GROUP: [u8; 6] = [0x01, 0, 0x5e, 0, 0, 0x17];
 const ALL: [u8; 6] = [0xff; 6];
+/// `VHOST_USER_BACKEND_CONFIG_CHANGE_MSG`.
+const CHANGED: u32 = 2;
 
 pub(super) const CASES: &[Case] = &[
     Case {
@@ -302,19 +304,8 @@ pub(super) const CASES: &[Case] = &[
         sent: "SET_BACKEND_REQ_FD, and of a VF whose rings run state disable and auto, and the port's link down and up.",
         expected: "BACKEND_CONFIG_CHANGE_MSG after each, once, and GET_CONFIG tells the new status then.",
         run: |bench| {
-            const CHANGED: u32 = 2;
-            let mut config = NetConfig::default();
-            config.protocol_features |= protocol::BACKEND_REQ;
-            let mut link = bench.link(&config)?;
-            let frame = link.frame(100);
-            link.send(&frame)?;
-            link.sent()?;
-            let (ours, theirs) = UnixStream::pair()?;
             let gone = || Failure::Wrong("there is no session".into());
-            let front = link.tx.frontend().ok_or_else(gone)?;
-            front.set(request::SET_BACKEND_REQ_FD, &[], &[theirs.as_fd()])?;
-            drop(theirs);
-            let mut requests = Frontend::from_stream(ours)?;
+            let (mut link, mut requests) = asked_by(bench, protocol::CONFIG)?;
             for (order, up) in [
                 ("vf 0 state disable", 0),
                 ("vf 0 state auto", 1),
@@ -460,6 +451,55 @@ pub(super) const CASES: &[Case] = &[
             Ok(Seen::Conforms)
         },
     },
+    Case {
+        id: "link/config-change-of-mac",
+        level: Level::Model,
+        needs: &[
+            ADMIN,
+            Need::Protocol(protocol::CONFIG, "CONFIG"),
+            Need::Protocol(protocol::BACKEND_REQ, "BACKEND_REQ"),
+        ],
+        source: "VU BACKEND_CONFIG_CHANGE_MSG; V 5.1.4 (mac); ip-link(8) vf mac",
+        sent: "SET_BACKEND_REQ_FD, and another address for a VF whose rings run.",
+        expected: "BACKEND_CONFIG_CHANGE_MSG, once, and GET_CONFIG tells the new address then.",
+        run: |bench| {
+            let (mut link, mut requests) = asked_by(bench, protocol::CONFIG)?;
+            bench.administer(&format!("vf 0 mac {}", colons(NEW)))?;
+            let header = requests.receive()?.header;
+            ensure(
+                header.request == CHANGED,
+                format_args!("request {} of the back end's", header.request),
+            )?;
+            told(&mut link.tx, NEW)?;
+            let more = requests.readable(QUIET)?;
+            ensure(!more, "another request of the back end's came")?;
+            Ok(Seen::Conforms)
+        },
+    },
+    Case {
+        id: "link/config-change-unasked",
+        level: Level::Model,
+        needs: &[
+            ADMIN,
+            Need::Feature(feature::STATUS, "STATUS"),
+            Need::Protocol(protocol::CONFIG, "CONFIG"),
+            Need::Protocol(protocol::BACKEND_REQ, "BACKEND_REQ"),
+        ],
+        source: "VU BACKEND_CONFIG_CHANGE_MSG (if CONFIG is negotiated)",
+        sent: "SET_BACKEND_REQ_FD by a front end that has accepted BACKEND_REQ and not CONFIG, and of a VF whose rings run state disable and auto.",
+        expected: "Nothing: such a front end does not know the message.",
+        run: |bench| {
+            let (_link, mut requests) = asked_by(bench, 0)?;
+            for state in ["disable", "auto"] {
+                bench.administer(&format!("vf 0 state {state}"))?;
+                ensure(
+                    !requests.readable(QUIET)?,
+                    format_args!("a request of the back end's came behind state {state}"),
+                )?;
+            }
+            Ok(Seen::Conforms)
+        },
+    },
 ];
 
 /// Frames while the port's link is down and up again, of which those arrive.
@@ -510,4 +550,22 @@ fn order(bench: &Bench) -> Result<Seen, Failure> {
         }
     }
     Ok(Seen::Conforms)
+}
+
+/// A link whose sender has given the back end a socket for its requests, the other end of it, and CONFIG accepted or not.
+fn asked_by(bench: &Bench, config: u64) -> Result<(Link, Frontend), Failure> {
+    let usual = NetConfig::default();
+    let accepted = usual.protocol_features & !protocol::CONFIG | config | protocol::BACKEND_REQ;
+    let mut link = bench.link(&NetConfig {
+        protocol_features: accepted,
+        ..usual
+    })?;
+    let frame = link.frame(100);
+    link.send(&frame)?;
+    link.sent()?;
+    let (ours, theirs) = UnixStream::pair()?;
+    let gone = || Failure::Wrong("there is no session".into());
+    let front = link.tx.frontend().ok_or_else(gone)?;
+    front.set(request::SET_BACKEND_REQ_FD, &[], &[theirs.as_fd()])?;
+    Ok((link, Frontend::from_stream(ours)?))
 }

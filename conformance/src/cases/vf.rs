@@ -155,7 +155,7 @@ pub(super) const CASES: &[Case] = &[
         level: Level::Model,
         needs: &[ADMIN, Need::Peer],
         source: "ip-link(8) vf vlan, qos; IEEE 802.1Q-2018 8.6.2, 8.8",
-        sent: "Untagged frames from a VF in port VLAN 100 with priority 3 to one without, and frames tagged 100 and 200 the other way.",
+        sent: "Untagged frames from a VF in port VLAN 100 with priority 3 to one without, and frames tagged 100, also with priority 7 and DEI, and 200 the other way.",
         expected: "The first arrive tagged 100 with priority 3, and with 0 once the VLAN is set again without one. Of the others those of 100 arrive without the tag, those of 200 not at all.",
         run: |bench| {
             bench.administer("vf 0 vlan 100 qos 3")?;
@@ -169,11 +169,11 @@ pub(super) const CASES: &[Case] = &[
             link.expect(&tagged(&frame, 0x8100, 100))?;
             // The other way, from the peer's ring.
             let (src, dst) = (link.dst, link.src);
-            for (vid, arrives) in [(100, true), (200, false)] {
+            for (tci, arrives) in [(100, true), (0xf000 | 100, true), (200, false)] {
                 let mut plain = link.frame(100);
                 plain[..6].copy_from_slice(&dst);
                 plain[6..12].copy_from_slice(&src);
-                let sent = tagged(&plain, 0x8100, vid);
+                let sent = tagged(&plain, 0x8100, tci);
                 if let Some(peer) = &mut link.rx {
                     peer.send(0, &NetHeader::default(), &sent)?;
                     peer.kick();
@@ -182,7 +182,7 @@ pub(super) const CASES: &[Case] = &[
                 let came = link.returned(wait, |came| came == plain)?;
                 ensure(
                     came == arrives,
-                    format_args!("of VLAN {vid}: came without its tag: {came}"),
+                    format_args!("with TCI {tci:#x}: came without its tag: {came}"),
                 )?;
             }
             Ok(Seen::Conforms)
@@ -548,7 +548,7 @@ pub(super) fn colons(mac: [u8; 6]) -> String {
 }
 
 /// Sends long frames for a while; bytes that arrived in which time, preamble and gap counted.
-fn flood(link: &mut Link, wait: Duration) -> Result<(u64, Duration), Failure> {
+pub(super) fn flood(link: &mut Link, wait: Duration) -> Result<(u64, Duration), Failure> {
     let start = Instant::now();
     let mut bytes = 0;
     while start.elapsed() < wait {
