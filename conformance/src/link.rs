@@ -236,10 +236,12 @@ impl Link {
     ) -> Result<bool, Failure> {
         let deadline = Instant::now() + wait;
         while Instant::now() < deadline {
-            while self.tx.recv(0, &mut self.got)? {
-                self.tx.kick();
-                if such(self.got.bytes()) {
-                    return Ok(true);
+            for pair in 0..self.tx.queue_pairs() {
+                while self.tx.recv(pair, &mut self.got)? {
+                    self.tx.kick();
+                    if such(self.got.bytes()) {
+                        return Ok(true);
+                    }
                 }
             }
             std::thread::sleep(Duration::from_micros(100));

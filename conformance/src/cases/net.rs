@@ -488,6 +488,27 @@ pub(super) const CASES: &[Case] = &[
             Ok(Seen::Tolerated)
         },
     },
+    Case {
+        id: "net/shortest",
+        level: Level::Model,
+        needs: &[Need::Peer],
+        source: "V 5.1.9.2 (a buffer has a whole frame, however short); IEEE 802.3-2022 3.2 (addresses and a type; a NIC pads what it puts on a wire)",
+        sent: "Frames of 14 to 17 bytes: addresses, a type, and three bytes at most.",
+        expected: "They arrive, as they were or filled up.",
+        run: |bench| {
+            let mut link = bench.link(&NetConfig::default())?;
+            for len in 14..=17 {
+                let frame = link.frame(18)[..len].to_vec();
+                link.send(&frame)?;
+                let came = link.receive(DEADLINE)?;
+                ensure(
+                    came.is_some_and(|came| came.bytes().starts_with(&frame)),
+                    format_args!("a frame of {len} bytes did not arrive"),
+                )?;
+            }
+            Ok(Seen::Conforms)
+        },
+    },
 ];
 
 /// Sends a super-frame with these TCP flags besides ACK to a driver that takes none, and puts the segments together.
