@@ -139,6 +139,8 @@ fn an_address_that_a_driver_chooses_makes_no_new_series() {
     let emulator = &scraped.emulator;
     emulator.does("--nic a vf 0 set trust on");
     let (_, before) = scraped.scrape("*/*");
+    // What was said a moment ago is said again.
+    std::thread::sleep(std::time::Duration::from_millis(250));
     emulator.does("--nic a vf 0 request mac 02:00:00:00:00:99");
     assert_eq!(emulator.vf(0, 0).state.mac, "02:00:00:00:00:99");
     let (_, after) = scraped.scrape("*/*");

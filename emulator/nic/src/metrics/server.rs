@@ -1,5 +1,6 @@
 //! Answers scrapes over HTTP, on threads of its own: it asks over the control socket as any other client does, so that no plane waits
-//! for it, and the control thread no longer than for any `show`. A scraper that does not read costs one of a few threads, and not for long.
+//! for it, and the control thread no longer than for any `show`, five times a second at most. A scraper that does not read costs one of a
+//! few threads, and not for long.
 
 use std::fmt;
 use std::io::{self, Read, Write};
@@ -8,7 +9,7 @@ use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags};
@@ -18,6 +19,7 @@ use vf_vhost::endpoint::BindError;
 use vf_vhost::listener::Listener;
 
 use super::page::{Format, page};
+use crate::control::show::Show;
 use crate::control::{Request, Response, ask};
 use crate::sandbox::{Role, Sandbox};
 
@@ -25,6 +27,8 @@ use crate::sandbox::{Role, Sandbox};
 const SCRAPES: usize = 8;
 /// How long a scrape may take, from the connection to the last byte.
 const LIMIT: Duration = Duration::from_secs(10);
+/// How old what is said may be: the control thread is asked no more often, however many ask here.
+const FRESH: Duration = Duration::from_millis(200);
 /// The longest head of a request.
 const HEAD: usize = 8 << 10;
 
@@ -141,7 +145,36 @@ pub fn serve(
     }
 }
 
+/// What scrapes are answered with.
+struct Source {
+    ctl: PathBuf,
+    /// What was said last, and when.
+    last: Mutex<Option<(Instant, Box<Show>)>>,
+}
+
+impl Source {
+    fn new(ctl: &Path) -> Source {
+        Source {
+            ctl: ctl.to_owned(),
+            last: Mutex::default(),
+        }
+    }
+
+    /// The state of all NICs, a moment ago at most. Whoever asks while another does has the same answer.
+    fn show(&self) -> Option<Show> {
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        if last.as_ref().is_none_or(|(at, _)| at.elapsed() > FRESH) {
+            let Ok(Response::Show(show)) = ask(&self.ctl, &Request::Show) else {
+                return None;
+            };
+            *last = Some((Instant::now(), show));
+        }
+        last.as_ref().map(|(_, show)| Show::clone(show))
+    }
+}
+
 fn accept(ctl: &Path, mut next: impl FnMut(&Closer) -> io::Result<Stream>) {
+    let source = Arc::new(Source::new(ctl));
     let running = Arc::new(());
     let closer = Closer::default();
     loop {
@@ -153,10 +186,10 @@ fn accept(ctl: &Path, mut next: impl FnMut(&Closer) -> io::Result<Stream>) {
         if Arc::strong_count(&running) > SCRAPES {
             continue;
         }
-        let (ctl, running) = (ctl.to_owned(), Arc::clone(&running));
+        let (source, running) = (Arc::clone(&source), Arc::clone(&running));
         let answer = move || {
             // Whoever has gone needs no answer.
-            let _ = scrape(stream, &ctl);
+            let _ = scrape(stream, &source);
             drop(running);
         };
         let thread = std::thread::Builder::new().name("scrape".to_owned());
@@ -204,7 +237,7 @@ impl Stream {
 }
 
 /// Answers one request, and no other on the same connection.
-fn scrape(mut stream: Stream, ctl: &Path) -> io::Result<()> {
+fn scrape(mut stream: Stream, source: &Source) -> io::Result<()> {
     let until = Instant::now() + LIMIT;
     let left = |stream: &Stream| match until.checked_duration_since(Instant::now()) {
         Some(left) if !left.is_zero() => stream.set_timeout(left).map(|()| left),
@@ -212,7 +245,7 @@ fn scrape(mut stream: Stream, ctl: &Path) -> io::Result<()> {
     };
     let mut head = Vec::new();
     let answer = loop {
-        if let Some(answer) = answer(&head, ctl) {
+        if let Some(answer) = answer(&head, source) {
             break answer;
         }
         let left = left(&stream)?;
@@ -232,7 +265,7 @@ fn scrape(mut stream: Stream, ctl: &Path) -> io::Result<()> {
 }
 
 /// The answer to a request with this head, if that has come to its end.
-fn answer(head: &[u8], ctl: &Path) -> Option<String> {
+fn answer(head: &[u8], source: &Source) -> Option<String> {
     let mut headers = [httparse::EMPTY_HEADER; 64];
     let mut request = httparse::Request::new(&mut headers);
     let whole = request.parse(head).map(|status| status.is_complete());
@@ -251,9 +284,9 @@ fn answer(head: &[u8], ctl: &Path) -> Option<String> {
                     true => Format::OpenMetrics,
                     false => Format::Prometheus,
                 };
-                match ask(ctl, &Request::Show) {
-                    Ok(Response::Show(show)) => {
-                        let body = page(*show, format);
+                match source.show() {
+                    Some(show) => {
+                        let body = page(show, format);
                         let whole = http("200 OK", format.content_type(), &body);
                         match method {
                             "HEAD" => whole[..whole.len() - body.len()].to_owned(),
@@ -310,7 +343,8 @@ mod tests {
 
     #[test]
     fn what_is_no_scrape_is_answered_without_asking_anybody() {
-        let said = |head: &str| answer(head.as_bytes(), Path::new("/nowhere"));
+        let nobody = Source::new(Path::new("/nowhere"));
+        let said = |head: &str| answer(head.as_bytes(), &nobody);
         assert_eq!(said("GET /metrics HTTP/1.1\r\nHost: x\r\n"), None);
         for (head, status) in [
             ("GET / HTTP/1.1\r\n\r\n", "404"),
@@ -327,6 +361,21 @@ mod tests {
             );
         }
         assert!(said(&"x".repeat(HEAD)).unwrap().starts_with("HTTP/1.1 400"));
+    }
+
+    #[test]
+    fn what_was_said_a_moment_ago_is_said_again_without_asking() {
+        let source = Source::new(Path::new("/nowhere"));
+        let said = |ago: Duration| {
+            let at = Instant::now().checked_sub(ago).unwrap();
+            *source.last.lock().unwrap() = Some((at, Box::default()));
+            answer(b"GET /metrics HTTP/1.1\r\n\r\n", &source).unwrap()
+        };
+        assert!(said(Duration::ZERO).starts_with("HTTP/1.1 200 "));
+        assert!(
+            said(FRESH * 2).starts_with("HTTP/1.1 503 "),
+            "it is asked anew"
+        );
     }
 
     /// A socket whose last close waits for an hour, and who keeps its peer from reading.
@@ -355,7 +404,9 @@ mod tests {
         let closer = Closer::default();
         let stream = Stream::Unix(Aside::new(ours, &closer), closer);
         let (done, answered) = std::sync::mpsc::channel();
-        std::thread::spawn(move || done.send(scrape(stream, Path::new("/nowhere")).is_ok()));
+        std::thread::spawn(move || {
+            done.send(scrape(stream, &Source::new(Path::new("/nowhere"))).is_ok())
+        });
         // Not in an hour.
         assert_eq!(answered.recv_timeout(Duration::from_secs(30)), Ok(true));
         let mut answer = String::new();
