@@ -100,6 +100,11 @@ impl Entry {
         has && !self.policy.bridge
     }
 
+    /// Whether `mac` is an address that the NIC or the administrator has given it, whatever its driver uses.
+    pub(crate) fn is_given(&self, mac: MacAddr) -> bool {
+        self.policy.mac == mac || self.added(mac).next().is_some()
+    }
+
     /// What the administrator has added of an address.
     fn added(&self, mac: MacAddr) -> impl Iterator<Item = &(MacAddr, Option<Vid>)> {
         let macs = self.filters.macs();

@@ -60,6 +60,12 @@ impl Fdb {
             .any(|vid| vid.is_none_or(|vid| Vlan::of_vid(vid) == vlan))
     }
 
+    /// Whether a station behind the PF has this address in any VLAN.
+    pub(crate) fn has_anywhere(&self, mac: MacAddr) -> bool {
+        let at = self.0.partition_point(|entry| entry.mac < mac);
+        self.0.get(at).is_some_and(|entry| entry.mac == mac)
+    }
+
     pub(crate) fn add(&mut self, entry: SelfEntry) -> Result<(), FdbError> {
         if !entry.mac.is_unicast() {
             return Err(FdbError::NotUnicast(entry.mac));

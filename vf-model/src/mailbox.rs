@@ -188,7 +188,8 @@ pub(crate) struct Asked {
     pub(crate) filter: RxFilter,
     /// The MTU to which it has agreed.
     pub(crate) mtu: Option<Mtu>,
-    /// Of its further addresses those that another VF had when it listed them.
+    /// Of its addresses those that are another VF's: of two drivers the first keeps one, and what the administrator or the NIC has given to a
+    /// VF is that one's.
     taken: Vec<MacAddr>,
 }
 
@@ -219,7 +220,10 @@ impl Asked {
             }
             VfRequest::Mac(mac) => match why_not(*mac, policy, taken(*mac)) {
                 Some(why) => return Err(why),
-                None => filter.mac = Some(*mac),
+                None => {
+                    filter.mac = Some(*mac);
+                    self.settle(taken);
+                }
             },
             VfRequest::RxMode(mode) => filter.mode = *mode,
             VfRequest::Promisc(on) => filter.mode.promisc = *on,
@@ -256,9 +260,38 @@ impl Asked {
 
     /// Takes these for all of its further addresses.
     fn list(&mut self, unicast: Vec<MacAddr>, taken: impl Fn(MacAddr) -> bool) {
-        self.taken = unicast.clone();
-        self.taken.retain(|mac| taken(*mac));
         self.filter.unicast = unicast;
+        self.settle(taken);
+    }
+
+    /// Its own address and the further ones, if it has asked for any.
+    fn addresses(&self) -> impl Iterator<Item = MacAddr> + '_ {
+        let further = self.filter.unicast.iter().copied();
+        further.chain(self.filter.mac)
+    }
+
+    /// Finds out which of its addresses are another VF's now.
+    fn settle(&mut self, taken: impl Fn(MacAddr) -> bool) {
+        self.taken = self.addresses().filter(|mac| taken(*mac)).collect();
+    }
+
+    /// The same request when other VFs have been given addresses, if that makes a difference to it. `given`: whether one has been given this
+    /// one, `used`: whether a driver has it.
+    pub(crate) fn settled(
+        &self,
+        given: impl Fn(MacAddr) -> bool,
+        used: impl Fn(MacAddr) -> bool,
+    ) -> Option<Asked> {
+        let taken = |mac| given(mac) || self.taken.contains(&mac) && used(mac);
+        if self
+            .addresses()
+            .all(|mac| taken(mac) == self.taken.contains(&mac))
+        {
+            return None;
+        }
+        let mut asked = self.clone();
+        asked.settle(taken);
+        Some(asked)
     }
 
     /// What of it is in force under this policy of a VF of such a NIC.
@@ -300,7 +333,7 @@ impl Asked {
         let hashes = if subscribes { room.groups } else { 0 };
         let listed = |vlans: &Vec<Vid>| in_order(vlans.iter().copied().take(room.vlans));
         RxFilter {
-            mac: mac.filter(|_| !policy.mac_set || policy.may(Privileges::CHANGE_MAC)),
+            mac: mac.filter(|mac| self.allows(*mac, policy)),
             mode,
             unicast,
             multicast: match subscribes {

@@ -752,3 +752,54 @@ fn who_takes_the_cable_of_a_flapping_link_ends_that() {
         assert_eq!(policy.saved().cable_out, is_out);
     }
 }
+
+/// Whoever knows an address beforehand would have all that comes for it, and could send in its name.
+#[test]
+fn an_address_that_another_vf_is_given_is_no_drivers_whoever_came_first() {
+    const MAC: &str = "52:54:00:12:34:56";
+    let receivers = |policy: &Policy, mac: MacAddr| {
+        let source = vf_model::Source::Vf(VfIndex(0));
+        let mut frame = [mac.0, policy.mac(VfIndex(0)).0].concat();
+        frame.extend([0x88, 0xb5]);
+        frame.resize(60, 0);
+        let meta = vf_model::FrameMeta { len: 60, gso: None };
+        let vfs = policy.why(source, &frame, &meta).verdict.vfs;
+        vfs.iter().map(|vf| vf.0).collect::<Vec<_>>()
+    };
+    let mac: MacAddr = MAC.parse().unwrap();
+    let table = format!("vf 1 request table {MAC}");
+    for asked in [format!("vf 1 request mac {MAC}"), table] {
+        for given in ["vf 2 set mac", "vf 2 mac add"] {
+            let mut policy = policy();
+            let own = policy.mac(VfIndex(1));
+            apply(&mut policy, &command(&asked)).unwrap();
+            assert_eq!(receivers(&policy, mac), [1], "nobody else has it");
+            apply(&mut policy, &command(&format!("{given} {MAC}"))).unwrap();
+            assert_eq!(receivers(&policy, mac), [2], "{asked}, {given}");
+            assert_eq!(policy.mac(VfIndex(1)), own);
+            // When it is nobody's again, its driver has it, which has not been told.
+            let back = match given {
+                "vf 2 set mac" => "vf 2 set mac 02:00:00:00:00:77".to_owned(),
+                _ => format!("vf 2 mac del {MAC}"),
+            };
+            apply(&mut policy, &command(&back)).unwrap();
+            assert_eq!(receivers(&policy, mac), [1], "{asked}, {given}");
+        }
+        // Nor what the switch has been told to be behind the PF.
+        let mut policy = policy();
+        apply(&mut policy, &command(&asked)).unwrap();
+        apply(&mut policy, &command(&format!("fdb add {MAC} self"))).unwrap();
+        assert!(receivers(&policy, mac).is_empty(), "{asked}");
+    }
+    // Nor what the NIC has given to a VF whose driver uses another one.
+    let mut policy = policy();
+    let theirs = policy.mac(VfIndex(2));
+    apply(&mut policy, &command(&format!("vf 2 request mac {MAC}"))).unwrap();
+    let take = command(&format!("vf 1 request mac {theirs}"));
+    let refused = apply(&mut policy, &take);
+    assert_eq!(refused, Err(Refusal::MacTaken(theirs)));
+    // Who is trusted may have any.
+    apply(&mut policy, &command("vf 1 set trust on")).unwrap();
+    apply(&mut policy, &take).unwrap();
+    assert_eq!(policy.mac(VfIndex(1)), theirs);
+}

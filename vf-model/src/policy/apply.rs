@@ -3,10 +3,11 @@
 
 use std::sync::Arc;
 
-use vf_packet::{AddrError, Vid};
+use vf_packet::{AddrError, MacAddr, Vid};
 
 use super::{Changed, Policy};
 use crate::command::{Command, LinkSetting};
+use crate::entry::Entry;
 use crate::filter_fields::MatchFlags;
 use crate::filter_spec::{FilterAction, FilterMatch, FilterPriority, FilterSpec};
 use crate::filter_table::Insert;
@@ -110,12 +111,21 @@ impl Policy {
                 }
                 self.switch_mode = *mode;
             }
-            Command::FdbAdd(entry) => Arc::make_mut(&mut self.fdb).add(*entry)?,
-            Command::FdbDel(entry) => Arc::make_mut(&mut self.fdb).del(*entry)?,
+            Command::FdbAdd(entry) => {
+                Arc::make_mut(&mut self.fdb).add(*entry)?;
+                self.settle_addresses()?;
+            }
+            Command::FdbDel(entry) => {
+                Arc::make_mut(&mut self.fdb).del(*entry)?;
+                self.settle_addresses()?;
+            }
             Command::SetVf { vfs, settings } => {
                 for vf in vfs.iter() {
                     self.set_vf(vf, settings)?;
                     self.settle_driver_filters(vf)?;
+                }
+                if settings.iter().any(|s| matches!(s, VfSetting::Mac(_))) {
+                    self.settle_addresses()?;
                 }
                 self.check_guarantees()?;
                 self.check_mirrors()?;
@@ -146,6 +156,7 @@ impl Policy {
                         return Err(Refusal::PortVlanAndFilters);
                     }
                 }
+                self.settle_addresses()?;
             }
             Command::VfFilterDel { vfs, filters } => {
                 for vf in vfs.iter() {
@@ -154,6 +165,7 @@ impl Policy {
                         entry.filters.del(filter)?;
                     }
                 }
+                self.settle_addresses()?;
             }
         }
         Ok(Changed::Vfs)
@@ -370,11 +382,7 @@ impl Policy {
             }
         }
         let entry = self.existing(vf)?;
-        let taken = |mac| {
-            let others = self.present().iter().enumerate();
-            let mut others = others.filter(|(i, _)| *i != vf.index());
-            others.any(|(_, other)| other.claims(mac))
-        };
+        let taken = |mac| self.is_given_away(vf, mac) || self.is_used_by_another(vf, mac);
         let asked = entry.asked.clone().with(request, &entry.policy, taken)?;
         let silicon = self.silicon;
         let granted = asked.granted(&entry.policy, &silicon);
@@ -387,6 +395,40 @@ impl Policy {
         let changed = if same { Changed::Flows } else { Changed::Vfs };
         (entry.asked, entry.rx) = (asked, granted);
         Ok((anew.max(Some(changed)), denied))
+    }
+}
+
+impl Policy {
+    /// Whether another VF than this one, or a station behind the PF, has been given an address.
+    fn is_given_away(&self, vf: VfIndex, mac: MacAddr) -> bool {
+        self.fdb.has_anywhere(mac) || self.others(vf).any(|other| other.is_given(mac))
+    }
+
+    /// Whether another VF than this one has an address.
+    fn is_used_by_another(&self, vf: VfIndex, mac: MacAddr) -> bool {
+        self.others(vf).any(|other| other.claims(mac))
+    }
+
+    fn others(&self, vf: VfIndex) -> impl Iterator<Item = &Entry> {
+        let all = self.present().iter().enumerate();
+        all.filter(move |(i, _)| *i != vf.index())
+            .map(|(_, entry)| entry.as_ref())
+    }
+
+    /// Takes from drivers the addresses that are given to other VFs by now, and gives them back those that are not any more.
+    fn settle_addresses(&mut self) -> Result<(), Refusal> {
+        for vf in (0..self.present().len()).map(VfIndex::from) {
+            let entry = self.existing(vf)?;
+            let given = |mac| self.is_given_away(vf, mac);
+            let used = |mac| self.is_used_by_another(vf, mac);
+            let Some(asked) = entry.asked.settled(given, used) else {
+                continue;
+            };
+            let granted = asked.granted(&entry.policy, &self.silicon);
+            let entry = self.entry_mut(vf)?;
+            (entry.asked, entry.rx) = (asked, granted);
+        }
+        Ok(())
     }
 }
 

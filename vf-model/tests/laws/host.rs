@@ -24,7 +24,7 @@ pub(crate) struct Host {
     pub(crate) beyond: u32,
     /// Of super-frames, whose headers are all that it is shown: how many of those bytes each segment has.
     pub(crate) cut: Option<u16>,
-    /// Addresses that a driver has listed and that another VF had then.
+    /// Addresses that drivers have asked for and that another VF had then, or has been given since.
     pub(crate) taken: BTreeSet<(VfIndex, MacAddr)>,
     /// MTUs to which drivers have agreed.
     pub(crate) agreed: BTreeMap<VfIndex, Mtu>,
@@ -73,6 +73,32 @@ pub(crate) fn edited(bytes: &[u8], edit: TagEdit) -> Vec<u8> {
 
 pub(crate) fn inserted(bytes: &[u8], tag: Option<VlanTag>) -> Vec<u8> {
     edited(bytes, tag.map_or(TagEdit::Keep, TagEdit::Insert))
+}
+
+fn others(vf: VfIndex) -> impl Iterator<Item = VfIndex> {
+    (0..VFS).map(VfIndex).filter(move |other| *other != vf)
+}
+
+/// The addresses that the driver of a VF has asked for.
+fn asked(policy: &Policy, vf: VfIndex) -> impl Iterator<Item = MacAddr> + '_ {
+    let asked = policy.asked(vf);
+    asked.unicast.iter().copied().chain(asked.mac)
+}
+
+/// Whether the administrator or the NIC has given an address to another VF, or to a station behind the PF.
+fn is_given(policy: &Policy, vf: VfIndex, mac: MacAddr) -> bool {
+    let added = |other| policy.filters(other).macs().iter().any(|(m, _)| *m == mac);
+    policy
+        .stations_behind_pf()
+        .iter()
+        .any(|entry| entry.mac == mac)
+        || others(vf).any(|other| policy.vf(other).mac == mac || added(other))
+}
+
+/// Whether the driver of another VF has an address in force.
+fn is_used(policy: &Policy, vf: VfIndex, mac: MacAddr) -> bool {
+    let has = |other| policy.mac(other) == mac || policy.in_force(other).unicast.contains(&mac);
+    others(vf).any(|other| !policy.vf(other).bridge && has(other))
 }
 
 /// Frames are shown to the model by their first bytes; this one goes on for `beyond` bytes.
@@ -157,25 +183,43 @@ impl Host {
         };
         let before = Arc::clone(&self.policy);
         self.adopt(Arc::new(policy?));
-        if let Act::Driver(vf, VfRequest::Reset { .. } | VfRequest::MacTable { .. }) = act {
-            self.taken.retain(|(by, _)| by != vf);
-        }
         match act {
             Act::Driver(vf, VfRequest::Reset { .. }) => drop(self.agreed.remove(vf)),
             Act::Driver(vf, VfRequest::Mtu(mtu)) => drop(self.agreed.insert(*vf, *mtu)),
             _ => {}
         }
-        if let Act::Driver(vf, VfRequest::MacTable { unicast, .. }) = act {
-            let has = |other: VfIndex, mac: &MacAddr| {
-                before.mac(other) == *mac
-                    || before.in_force(other).unicast.contains(mac)
-                    || before.filters(other).macs().iter().any(|(m, _)| m == mac)
-            };
-            let others = || (0..VFS).map(VfIndex).filter(|other| other != vf);
-            let taken = unicast
-                .iter()
-                .filter(|mac| others().any(|other| has(other, mac)));
-            self.taken.extend(taken.map(|mac| (*vf, *mac)));
+        match act {
+            Act::Driver(vf, VfRequest::Reset { .. }) => self.taken.retain(|(by, _)| by != vf),
+            Act::Driver(vf, VfRequest::MacTable { .. } | VfRequest::Mac(_)) => {
+                self.taken.retain(|(by, _)| by != vf);
+                for mac in asked(&self.policy, *vf) {
+                    if is_given(&before, *vf, mac) || is_used(&before, *vf, mac) {
+                        self.taken.insert((*vf, mac));
+                    }
+                }
+            }
+            _ => {}
+        }
+        let settles = match act {
+            Act::Admin(Command::SetVf { settings, .. }) => {
+                settings.iter().any(|s| matches!(s, VfSetting::Mac(_)))
+            }
+            Act::Admin(
+                Command::VfFilterAdd { .. }
+                | Command::VfFilterDel { .. }
+                | Command::FdbAdd(_)
+                | Command::FdbDel(_),
+            ) => true,
+            _ => false,
+        };
+        if settles {
+            let now = &self.policy;
+            let all = (0..VFS).map(VfIndex);
+            let all = all.flat_map(|vf| asked(now, vf).map(move |mac| (vf, mac)));
+            let taken = all.filter(|&(vf, mac)| {
+                is_given(now, vf, mac) || self.taken.contains(&(vf, mac)) && is_used(now, vf, mac)
+            });
+            self.taken = taken.collect();
         }
         Ok(())
     }

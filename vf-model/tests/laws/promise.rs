@@ -281,7 +281,9 @@ pub(crate) fn promised(
         |vf: VfIndex, privilege| trusted(vf) || policy.vf(vf).privileges().contains(privilege);
     let chooses = |vf: VfIndex| may(vf, Privileges::CHANGE_MAC) || !policy.vf(vf).mac_set;
     let own = |vf: VfIndex| {
-        let chosen = asked(vf).mac.filter(|_| chooses(vf));
+        let free = |mac: &MacAddr| !host.taken.contains(&(vf, *mac));
+        let chosen = asked(vf).mac;
+        let chosen = chosen.filter(|mac| trusted(vf) || chooses(vf) && free(mac));
         chosen.unwrap_or(policy.vf(vf).mac)
     };
     let discreet = [
