@@ -51,6 +51,19 @@ fn udp(to: u8, from: u8, port: u16, number: u32) -> Vec<u8> {
     frame
 }
 
+/// A gratuitous ARP reply that one station sends and that announces another's address, or its own.
+fn announcement(from: u8, of: u8) -> Vec<u8> {
+    let mut arp = MacAddr::BROADCAST.0.to_vec();
+    arp.extend(station(from).0);
+    arp.extend([8, 6, 0, 1, 8, 0, 6, 4, 0, 2]);
+    arp.extend(station(of).0);
+    arp.extend([10, 0, 0, of]);
+    arp.extend([0xff; 6]);
+    arp.extend([10, 0, 0, of]);
+    arp.resize(60, 0);
+    arp
+}
+
 fn number(frame: &[u8]) -> u32 {
     u32::from_be_bytes(frame[42..46].try_into().unwrap())
 }
@@ -492,15 +505,7 @@ fn an_address_that_is_announced_here_is_reached_by_the_slow_path() {
     host.settle();
     both(&mut host);
     assert_eq!(both(&mut host), 2);
-    let mut arp = MacAddr::BROADCAST.0.to_vec();
-    arp.extend(station(REMOTE).0);
-    arp.extend([8, 6, 0, 1, 8, 0, 6, 4, 0, 2]);
-    arp.extend(station(REMOTE).0);
-    arp.extend([10, 0, 0, REMOTE]);
-    arp.extend([0xff; 6]);
-    arp.extend([10, 0, 0, REMOTE]);
-    arp.resize(60, 0);
-    host.send(1, arp);
+    host.send(1, announcement(REMOTE, REMOTE));
     assert_eq!(host.counters(0).forwarded_macs, 0);
     let before = host.fast;
     host.send(0, udp(REMOTE, 0, 80, 100));
@@ -530,15 +535,7 @@ fn what_one_guest_says_takes_the_fast_path_from_no_other() {
         host.set(&format!("vf 1 request {words}"));
         assert!(takes_it(&mut host), "{words}");
     }
-    let mut arp = MacAddr::BROADCAST.0.to_vec();
-    arp.extend(station(1).0);
-    arp.extend([8, 6, 0, 1, 8, 0, 6, 4, 0, 1]);
-    arp.extend(station(REMOTE).0);
-    arp.extend([10, 0, 0, REMOTE]);
-    arp.extend([0; 6]);
-    arp.extend([10, 0, 0, REMOTE]);
-    arp.resize(60, 0);
-    host.send(1, arp);
+    host.send(1, announcement(1, REMOTE));
     assert!(takes_it(&mut host), "its own address is another");
     // But a VF that has the address is here.
     host.set(&format!("vf 1 set mac {}", station(REMOTE)));
