@@ -146,6 +146,24 @@ impl VfSet {
         })
     }
 
+    /// The first VF in it from this index on, and else the first of all: whose turn it is.
+    #[must_use]
+    #[inline]
+    pub fn first_from(&self, index: usize) -> Option<VfIndex> {
+        let from = |least: usize| {
+            let words = (0..).zip(self.0).map(|(i, word)| {
+                let mask = match least.saturating_sub(i * 64) {
+                    bits @ 0..64 => u64::MAX << bits,
+                    _ => 0,
+                };
+                (i, word & mask)
+            });
+            let (i, word) = words.into_iter().find(|(_, word)| *word != 0)?;
+            Some(VfIndex::from(i * 64 + word.trailing_zeros() as usize))
+        };
+        from(index).or_else(|| from(0))
+    }
+
     /// The VFs before the one with this index, and the others.
     #[must_use]
     #[inline]
@@ -164,6 +182,7 @@ impl VfSet {
 
     /// The VFs in either.
     #[must_use]
+    #[inline]
     pub fn union(mut self, other: VfSet) -> VfSet {
         for (word, o) in self.0.iter_mut().zip(other.0) {
             *word |= o;
@@ -173,6 +192,7 @@ impl VfSet {
 
     /// The VFs in both.
     #[must_use]
+    #[inline]
     pub fn intersection(mut self, other: VfSet) -> VfSet {
         for (word, o) in self.0.iter_mut().zip(other.0) {
             *word &= o;
@@ -182,6 +202,7 @@ impl VfSet {
 
     /// The VFs in this and not in the other.
     #[must_use]
+    #[inline]
     pub fn difference(mut self, other: VfSet) -> VfSet {
         for (word, o) in self.0.iter_mut().zip(other.0) {
             *word &= !o;
@@ -227,6 +248,8 @@ mod tests {
                 let (before, others) = set(&a).split_at(at);
                 prop_assert_eq!(list(before), a.iter().copied().filter(|i| usize::from(*i) < at).collect::<BTreeSet<_>>());
                 prop_assert_eq!(before.union(others), set(&a));
+                let turn = a.iter().find(|i| usize::from(**i) >= at).or(a.first());
+                prop_assert_eq!(set(&a).first_from(at), turn.map(|i| VfIndex(*i)));
                 prop_assert!(before.intersection(others).is_empty());
             }
             let mut popped = set(&a);

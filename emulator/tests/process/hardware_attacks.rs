@@ -494,6 +494,7 @@ fn a_solarflare_driver_gains_nothing_by_any_of_these() {
         attack(&mut sfc);
         visit(&mut beside, 1);
         drop(sfc);
+        beside.alone(1);
         beside.unharmed(name);
         // It can be had with its queues and filters, whatever the last driver has left.
         drop(solarflare(&beside));
@@ -809,8 +810,11 @@ fn a_kernel_on_its_bus_gains_nothing_by_any_of_these() {
         attack(&mut kernel.function);
         visit(&mut beside, 0);
         drop(kernel);
+        beside.alone(0);
         beside.others_noticed_nothing(name);
         let mut kernel = kernel_of(&beside);
         kernel.pass(&mut beside.victims()[0]);
+        drop(kernel);
+        beside.alone(0);
     }
 }

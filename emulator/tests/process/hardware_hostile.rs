@@ -71,6 +71,14 @@ impl Beside {
         Raw::agreed(&self.emulator.path(&format!("a-vf{vf}.sock")))
     }
 
+    /// Sees the session on this VF end. A socket that was closed here may be open for a moment yet, in a process that another test has just forked.
+    #[track_caller]
+    pub(crate) fn alone(&self, vf: usize) {
+        wait_for("the end of a session", || {
+            (!self.emulator.vf(0, vf).connected).then_some(())
+        });
+    }
+
     /// The others pass frames.
     #[track_caller]
     pub(crate) fn pass(&mut self) {
@@ -82,6 +90,7 @@ impl Beside {
     #[track_caller]
     pub(crate) fn unharmed(&mut self, what: &str) {
         self.others_noticed_nothing(what);
+        self.alone(0);
         self.intel().pass(&mut self.victims[0]);
         let solarflare = self.emulator.path("a-vf1.sock");
         wait_for("a session", || Client::new(&solarflare).ok());

@@ -53,9 +53,9 @@ pub struct MediatedPlane {
     last_was_pf: bool,
     /// The vif that is first asked for the next piece of work.
     cursor: usize,
-    /// Vifs that had nothing when they were asked in this round. They are not asked again in it, so that a frame of a busy one does
-    /// not cost a look at each of those that are active and quiet.
-    exhausted: VfSet,
+    /// Vifs that are asked in this round. One that had nothing is not asked again in it, so that a frame of a busy one does not cost
+    /// a look at each of those that are active and quiet.
+    asked: VfSet,
     /// Frames of disabled rings that have been thrown away in this round. More of them may wait for the next one.
     discarded: usize,
     since_flush: usize,
@@ -120,7 +120,7 @@ impl MediatedPlane {
             current: None,
             last_was_pf: false,
             cursor: 0,
-            exhausted: VfSet::default(),
+            asked: VfSet::default(),
             discarded: 0,
             since_flush: 0,
             given_back: VfSet::default(),
@@ -264,33 +264,33 @@ impl MediatedPlane {
     /// The next frame of a vif that had work lately: those that have had less than is guaranteed to them first, and else the vifs
     /// in turn.
     fn take_from_vifs(&mut self, now: Nanos) -> Option<Job> {
+        loop {
+            let due = self.guarantees.due(now).intersection(self.asked);
+            let vfs = if due.is_empty() { self.asked } else { due };
+            let vf = vfs.first_from(self.cursor)?;
+            let Some((frame, pair)) = self.take_from_vif(now, vf) else {
+                self.asked.remove(vf);
+                continue;
+            };
+            if due.contains(vf) {
+                let m = meta(frame.len(), &frame.offload);
+                self.guarantees.take(now, vf, wire_bytes(&m));
+            }
+            self.cursor = vf.index() + 1;
+            self.ports.active.had_work(vf);
+            let from = JobSource::Vif(vf, pair);
+            return Some(Job { from, frame });
+        }
+    }
+
+    /// Has those vifs be asked in the round that begins that had work lately.
+    fn begin_asking(&mut self) {
         self.ports.active.begin_round();
-        let mut active = self.ports.active.active();
+        self.asked = self.ports.active.active();
         if !self.ports.impaired.vfs().is_empty() {
             // What was held back goes on though the rings that it came from are gone.
-            active = active.union(self.ports.impaired.waiting());
+            self.asked = self.asked.union(self.ports.impaired.waiting());
         }
-        let active = active.difference(self.exhausted);
-        let due = self.guarantees.due(now).intersection(active);
-        let (before, first) = active.difference(due).split_at(self.cursor);
-        let (due_before, due_first) = due.split_at(self.cursor);
-        let due_order = due_first.iter().chain(due_before.iter());
-        for vf in due_order.chain(first.iter()).chain(before.iter()) {
-            if let Some((frame, pair)) = self.take_from_vif(now, vf) {
-                if due.contains(vf) {
-                    let m = meta(frame.len(), &frame.offload);
-                    self.guarantees.take(now, vf, wire_bytes(&m));
-                }
-                self.cursor = vf.index() + 1;
-                self.ports.active.had_work(vf);
-                return Some(Job {
-                    from: JobSource::Vif(vf, pair),
-                    frame,
-                });
-            }
-            self.exhausted.insert(vf);
-        }
-        None
     }
 
     /// Finds out which of a few idle vifs have work again.
@@ -614,7 +614,7 @@ impl Plane for MediatedPlane {
         if !self.ports.impaired.vfs().is_empty() {
             self.find_due(now);
         }
-        self.exhausted = VfSet::default();
+        self.begin_asking();
         let mut moved = self.ports.rx.drain_backlogs(now, &mut self.model);
         let (mut left, mut bytes) = (ROUND, 0);
         let enough = self.ports.rx.effort + BURST_EFFORT;

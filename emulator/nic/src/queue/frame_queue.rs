@@ -7,7 +7,7 @@ use crossbeam_queue::ArrayQueue;
 use vf_vhost::frame::FrameBuf;
 
 /// Bytes that a short frame counts as: what its buffer takes.
-const LEAST_BYTES: u64 = 2048;
+pub(super) const LEAST_BYTES: u64 = 2048;
 
 /// Bytes that a frame counts as against the bound of a queue.
 pub(crate) fn cost(frame: &FrameBuf) -> u64 {

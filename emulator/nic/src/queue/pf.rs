@@ -11,13 +11,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use vf_model::{MAX_VFS, MacAddr, Onward, VfIndex};
 
 use super::doorbell::Doorbell;
-use super::frame_queue::{FrameQueue, cost};
+use super::frame_queue::{FrameQueue, LEAST_BYTES, cost};
 use super::pool::Frame;
 
-/// Frames the PF's receive ring holds, as a NIC driver of the hypervisor would post buffers.
-pub(crate) const PF_RING: usize = 4096;
-/// The same in bytes.
-pub(crate) const PF_RING_BYTES: u64 = 8 << 20;
+/// Frames the PF's receive ring holds, as a NIC driver of the hypervisor would post buffers: of one VF, 4096.
+pub(crate) const PF_RING: usize = 4608;
+/// The same in bytes. As each frame counts as [so many](LEAST_BYTES) at least, this bounds frames as well.
+pub(crate) const PF_RING_BYTES: u64 = PF_RING as u64 * LEAST_BYTES;
 
 /// How many times as much a VF may have there as is still free.
 pub(crate) const SHARE: u64 = 8;
@@ -52,15 +52,8 @@ pub struct PfEnd {
 /// One way.
 struct PfQueue {
     items: FrameQueue<PfItem>,
-    /// By the VF that has sent it, what is in there.
-    held: Box<[Held]>,
-}
-
-/// Of a VF.
-#[derive(Default)]
-struct Held {
-    frames: AtomicU64,
-    bytes: AtomicU64,
+    /// By the VF that has sent it, the bytes of what is in there.
+    held: Box<[AtomicU64]>,
 }
 
 impl PfQueue {
@@ -68,40 +61,34 @@ impl PfQueue {
     fn new(frames: usize, bytes: u64) -> PfQueue {
         PfQueue {
             items: FrameQueue::new(frames + 1, bytes),
-            held: std::iter::repeat_with(Held::default)
+            held: std::iter::repeat_with(AtomicU64::default)
                 .take(usize::from(MAX_VFS))
                 .collect(),
         }
     }
 
-    fn held(&self, vf: Option<VfIndex>) -> Option<&Held> {
+    fn held(&self, vf: Option<VfIndex>) -> Option<&AtomicU64> {
         self.held.get(vf?.index())
     }
 
     /// Whether there is room for another frame of who has sent it.
     fn has_room(&self, from: Option<VfIndex>) -> bool {
-        let free = (PF_RING as u64).saturating_sub(self.items.len() as u64);
-        free > 0
-            && self.held(from).is_none_or(|held| {
-                let free_bytes = PF_RING_BYTES.saturating_sub(self.items.bytes());
-                held.frames.load(Ordering::Relaxed) < SHARE * free
-                    && held.bytes.load(Ordering::Relaxed) < SHARE * free_bytes
-            })
+        let free = PF_RING_BYTES.saturating_sub(self.items.bytes());
+        self.held(from)
+            .is_none_or(|held| held.load(Ordering::Relaxed) < SHARE * free)
     }
 
     /// Counts a frame that is put in.
     fn add(&self, from: Option<VfIndex>, cost: u64) {
         if let Some(held) = self.held(from) {
-            held.frames.fetch_add(1, Ordering::Relaxed);
-            held.bytes.fetch_add(cost, Ordering::Relaxed);
+            held.fetch_add(cost, Ordering::Relaxed);
         }
     }
 
     /// Counts one that is taken out, or has found no room.
     fn remove(&self, from: Option<VfIndex>, cost: u64) {
         if let Some(held) = self.held(from) {
-            held.frames.fetch_sub(1, Ordering::Relaxed);
-            held.bytes.fetch_sub(cost, Ordering::Relaxed);
+            held.fetch_sub(cost, Ordering::Relaxed);
         }
     }
 }
@@ -164,9 +151,7 @@ impl PfEnd {
 
     /// Says what a guest has announced; it is only a hint, and lost when the other side's ring is full.
     pub(crate) fn announce(&self, mac: MacAddr) {
-        if self.out.has_room(None) {
-            let _ = self.push(0, PfItem::Announced(mac));
-        }
+        let _ = self.push(LEAST_BYTES, PfItem::Announced(mac));
     }
 
     fn push(&self, cost: u64, item: PfItem) -> Result<(), PfItem> {

@@ -137,7 +137,7 @@ fn a_switch_with_full_queues_loses_and_reorders_nothing() {
         bench.vms[0].send(BEYOND);
     }
     // VF 1 fills its share of the PF's way down: one frame more has been taken off it and waits for the wire.
-    for _ in 0..=PF_RING * 8 / 9 + 1 {
+    for _ in 0..=(PF_RING * 8).div_ceil(9) {
         assert!(bench.vms[1].send(BEYOND));
         while bench.hypervisor.poll(bench.now) > 0 {}
         bench.worker.poll(bench.now);
