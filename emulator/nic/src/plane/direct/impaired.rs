@@ -79,7 +79,7 @@ impl DirectPlane {
         if moved > 0 {
             self.ports.active.had_work(vf);
         }
-        if self.parked.vfs().contains(vf) || self.is_stuck(flow) {
+        if self.waits_for_port(flow) {
             self.out.egress.wait(flow);
         }
         moved

@@ -112,7 +112,7 @@ impl DirectPlane {
                 break;
             }
         }
-        if self.parked.vfs.contains(vf) || self.is_stuck(flow) {
+        if self.waits_for_port(flow) {
             self.out.egress.wait(flow);
         }
         moved
@@ -182,7 +182,7 @@ impl DirectPlane {
         if let Some((_, stuck)) = self.take_parked(vf, at) {
             self.stuck.entry(vf).or_default().push_back(stuck);
         }
-        if !self.parked.vfs.contains(vf) && !self.is_stuck(vf.index()) {
+        if !self.waits_for_port(vf.index()) {
             self.out.egress.leave(vf.index());
         }
     }

@@ -136,19 +136,35 @@ impl DirectPlane {
             );
             moved += 1;
         }
-        if self.pf_queues.waits(flow) {
-            egress.wait(flow);
+        if self.waits_for_port(flow) {
+            self.out.egress.wait(flow);
         }
         self.ports.rx.load.count_burst(moved)
     }
 
-    /// Sends all that waits here.
+    /// Sends all that waits here. What else waits of these flows and of others has its turn as before.
     pub(super) fn drain_sorted(&mut self, now: Nanos) -> usize {
         if self.pf_queues.is_empty() {
             return 0;
         }
         (0..=self.pf_flow())
-            .map(|flow| self.poll_sorted(now, flow, true))
+            .map(|flow| match self.pf_queues.waits(flow) {
+                true => self.poll_sorted(now, flow, true),
+                false => 0,
+            })
             .sum()
+    }
+
+    /// Whether anything of a flow waits for the port, wherever it does: here, in a ring, in no ring any more, at another worker, or
+    /// as the PF's own.
+    pub(super) fn waits_for_port(&self, flow: usize) -> bool {
+        if self.pf_queues.waits(flow) {
+            return true;
+        }
+        if flow == self.pf_flow() {
+            return self.parked_pf.is_some();
+        }
+        let vf = VfIndex::from(flow);
+        self.parked.vfs().contains(vf) || self.is_stuck(flow) || self.waits_elsewhere(vf)
     }
 }

@@ -69,6 +69,13 @@ impl DirectPlane {
         self.from_workers.as_ref().is_some_and(|q| q.serves(vf))
     }
 
+    /// Whether frames of a VF of another worker wait here for the port, and not for a word of the hypervisor's.
+    pub(super) fn waits_elsewhere(&self, vf: VfIndex) -> bool {
+        let from_workers = self.from_workers.as_ref();
+        from_workers.is_some_and(|from| from.waiting().contains(vf))
+            && !self.waiting.rings.contains(vf)
+    }
+
     /// Delivers what other workers have left here, so many frames of each at most; how many.
     pub(super) fn poll_workers(&mut self, limit: usize) -> usize {
         let mut moved = 0;
@@ -148,7 +155,7 @@ impl DirectPlane {
             );
             moved += 1;
         }
-        if from_workers.waiting().contains(vf) && !self.waiting.rings.contains(vf) {
+        if self.waits_for_port(flow) {
             self.out.egress.wait(flow);
         }
         self.ports.rx.load.count_burst(moved)

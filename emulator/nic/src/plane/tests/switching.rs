@@ -125,6 +125,32 @@ fn what_waits_for_buffers_at_a_switch_is_given_as_they_come_and_before_what_come
 }
 
 #[test]
+fn a_switch_of_another_vf_leaves_those_that_wait_for_the_port_their_turn() {
+    use Path::{Direct, Mediated};
+    for workers in [1, 2] {
+        let paths = [Mediated, Direct, Direct, Direct];
+        let mut bench = Bench::with_workers(workers, &paths, Nanos(0), None);
+        (0..paths.len()).for_each(|vf| bench.start(vf, &queue_of(256)));
+        // What is guaranteed to a VF has it, too, wait in a queue of its own.
+        bench.command("vf 0 set min_tx_rate 1");
+        for _ in 0..200 {
+            (0..3).for_each(|vf| assert!(bench.vms[vf].send(BEYOND)));
+        }
+        for _ in 0..4 {
+            bench.hypervisor.poll(bench.now);
+            bench.others.iter_mut().for_each(|other| {
+                other.poll(bench.now);
+            });
+            bench.worker.poll(bench.now);
+        }
+        bench.command("vf 3 set path mediated");
+        bench.run_until(LATE);
+        let sent = [0, 1, 2].map(|vf| (mac(vf), count(200)));
+        assert_eq!(by_sender(&bench.arrived), sent.into(), "{workers} workers");
+    }
+}
+
+#[test]
 fn a_switch_with_full_queues_loses_and_reorders_nothing() {
     use Path::{Direct, Mediated};
     let mut bench = Bench::new(&[Direct, Mediated, Direct], ENDLESS);
