@@ -169,21 +169,23 @@ impl PackedRing {
         Ok(self.place(offset, wrap))
     }
 
-    /// Goes on where a back end has left the ring that was killed, if `base` is one of a new ring, as QEMU says it then, and this one
-    /// is not. If the ring does not tell where that was, nobody knows.
+    /// Goes on where whoever served this ring before has left it, who may have been killed. A front end says a base of a new ring then, or
+    /// where the ring was when it last stopped it, as QEMU does; it may have gone on since. So a ring that has been used is looked at, and
+    /// `base` is taken where that leaves room for it. If neither tells where that was, nobody knows.
     pub(crate) fn look_for_place(&mut self, base: u32) -> Result<(), RingError> {
-        if !NEW.contains(&base) || !self.any_used()? {
+        if !self.any_used()? {
             return Ok(());
         }
         let habits = place::Habits {
             in_order: self.in_order,
             indirect: self.indirect,
         };
+        let given = Some(self.done).filter(|_| !NEW.contains(&base));
         let mut marks = self.marks()?;
         for _ in 0..LOOKS {
             let before = std::mem::replace(&mut marks, self.marks()?);
             if before == marks {
-                let found = place::find(&marks, habits, self.done);
+                let found = place::find(&marks, habits, given);
                 self.lost = found.is_none();
                 let place = found.map_or(self.done, |found| found.place);
                 (self.seen, self.next, self.done) = (place, place, place);
@@ -195,7 +197,7 @@ impl PackedRing {
                 return Ok(());
             }
         }
-        self.lost = true;
+        self.lost = given.is_none();
         Ok(())
     }
 

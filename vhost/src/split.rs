@@ -113,8 +113,21 @@ impl SplitRing {
             lately: vec![Segment::default(); entries.min(LATELY)],
         };
         ring.published = ring.locate()?;
-        ring.called = Some(0).filter(|&none| none == ring.published);
+        let new = ring.published == 0 && !ring.any_used()?;
+        ring.called = new.then_some(0);
         Ok(ring)
+    }
+
+    /// Whether any chain has been returned. The used index alone does not tell: it may have gone round.
+    fn any_used(&self) -> Result<bool, RingError> {
+        let used = self.used.slice()?;
+        for at in 0..2 * usize::from(self.size) {
+            let word = used.load::<u32>(4 + at * 4, Ordering::Relaxed);
+            if word.ok_or(RingError::RingOutside)? != 0 {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Checks that the parts are aligned where they are mapped; answers the used index.

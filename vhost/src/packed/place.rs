@@ -51,9 +51,9 @@ pub(super) struct Found {
 
 /// Where the device goes on; `None` if the ring does not tell.
 ///
-/// `ring` has been used before, and its driver does not write to it just now. Of several places that it may be, `given` is taken
-/// if it is one.
-pub(super) fn find(ring: &[Marks], habits: Habits, given: u32) -> Option<Found> {
+/// `ring` has been used before, and its driver does not write to it just now. Where it leaves room for doubt, `given` is believed if
+/// nothing from there on has been returned: a front end may say where the ring was when it last asked, and that may be long ago.
+pub(super) fn find(ring: &[Marks], habits: Habits, given: Option<u32>) -> Option<Found> {
     let size = ring.len();
     let first = ring.first()?.lap();
     // The driver's next descriptor is the first of a lap before; none is where it has just gone round.
@@ -66,23 +66,27 @@ pub(super) fn find(ring: &[Marks], habits: Habits, given: u32) -> Option<Found> 
     let place = if first { next } else { size + next };
     let back = |n: usize| (place + 2 * size - n) % (2 * size);
     let at = |place: usize| ring.get(place % size).copied();
-    // Behind the last that was returned: the rest of its chain, and what is available.
-    let behind = (0..size).find(|&n| at(back(n + 1)).is_some_and(Marks::is_used));
+    let open_at = |place: usize| at(place).is_some_and(|marks| !marks.is_used());
     // Then one descriptor is as good as another: what a chain has behind its first looks available for ever.
     let alone = habits.indirect && ring.iter().all(|marks| marks.flags & NEXT == 0);
+    let certain = alone && !habits.in_order;
+    if let Some(given) = given.filter(|_| !certain) {
+        let ago = (0..=size).find(|&n| back(n) == given as usize);
+        if ago.is_some_and(|ago| (1..=ago).all(|n| open_at(back(n)))) {
+            return at_place(given as usize);
+        }
+    }
+    // Behind the last that was returned: the rest of its chain, and what is available.
+    let behind = (0..size).find(|&n| at(back(n + 1)).is_some_and(Marks::is_used));
     let Some(behind) = behind else {
         // None was: all of them are available, or the rest of a chain whose first descriptor the driver has used again.
-        if alone && !habits.in_order {
-            return at_place(back(size));
-        }
-        let given_may_be = (0..=size).any(|n| back(n) == given as usize);
-        return at_place(given as usize).filter(|_| given_may_be);
+        return at_place(back(size)).filter(|_| certain);
     };
     let used = at(back(behind + 1))?;
     let before = (behind + 1..=size).map(back);
-    let mut open = before.filter(|&place| at(place).is_some_and(|marks| !marks.is_used()));
+    let mut open = before.filter(|&place| open_at(place));
     let (missed, more) = (open.next(), open.next());
-    if missed.is_some() && alone && !habits.in_order {
+    if missed.is_some() && certain {
         return at_place(back(behind))
             .filter(|_| more.is_none())
             .map(|found| Found {
@@ -94,20 +98,12 @@ pub(super) fn find(ring: &[Marks], habits: Habits, given: u32) -> Option<Found> 
     let batch = habits.in_order && used.flags & WRITE == 0;
     let mut ends = (0..behind)
         .rev()
-        .filter_map(|n| Some((back(n), at(back(n + 1))?)))
-        .filter(|(_, marks)| marks.flags & NEXT == 0)
-        .take(if batch { behind } else { 1 })
-        .filter(|(_, marks)| marks.id == used.id)
-        .peekable();
-    if ends.peek().is_some() {
-        let given_may_be = |place| place == given as usize;
-        if given_may_be(back(behind)) || ends.any(|(place, _)| given_may_be(place)) {
-            return at_place(given as usize);
-        }
-        // Or its driver has used the identifier again, which is so if no chain has a rest.
-        if batch || !alone || missed.is_some() {
-            return None;
-        }
+        .filter_map(|n| at(back(n + 1)))
+        .filter(|marks| marks.flags & NEXT == 0)
+        .take(if batch { behind } else { 1 });
+    // Or its driver has used the identifier again, which is so if no chain has a rest.
+    if ends.any(|marks| marks.id == used.id) && (batch || !alone || missed.is_some()) {
+        return None;
     }
     at_place(back(behind))
 }
@@ -127,8 +123,6 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-
-    const NOWHERE: u32 = u32::MAX;
 
     /// A driver that takes identifiers as Linux does, the one returned last first, and a device that returns in order.
     struct World {
@@ -226,11 +220,16 @@ mod tests {
                 return Ok(()); // never used
             }
             let place = (world.device % (2 * size)) as u32;
-            let found = find(&world.ring, habits, NOWHERE).map(|found| found.place);
+            let found = find(&world.ring, habits, None).map(|found| found.place);
             prop_assert!(found.is_none_or(|found| found == place), "{found:?} {place} {:?}", world.ring);
             // A front end that knows is believed.
-            let told = find(&world.ring, habits, place);
+            let told = find(&world.ring, habits, Some(place));
             prop_assert_eq!(told, at_place(place as usize), "{:?}", world.ring);
+            // One that knows where it was is not, if the ring says so.
+            for stale in (0..2 * size as u32).filter(|_| indirect && !in_order) {
+                let told = find(&world.ring, habits, Some(stale));
+                prop_assert_eq!(told, at_place(place as usize), "{} {:?}", stale, world.ring);
+            }
             // A Linux driver with indirect tables on a ring of some length.
             if indirect && !in_order {
                 prop_assert_eq!(found, Some(place), "{:?}", world.ring);
@@ -262,7 +261,7 @@ mod tests {
                 missed: Some(place(first)),
             };
             assert_eq!(
-                find(&world.ring, habits, NOWHERE),
+                find(&world.ring, habits, None),
                 Some(found),
                 "{:?}",
                 world.ring
@@ -270,7 +269,7 @@ mod tests {
             // Two such stories are none.
             let second = (first + 1) % size;
             world.ring[second] = as_it_was[second];
-            assert_eq!(find(&world.ring, habits, NOWHERE), None, "{:?}", world.ring);
+            assert_eq!(find(&world.ring, habits, None), None, "{:?}", world.ring);
         }
     }
 
@@ -282,7 +281,7 @@ mod tests {
             in_order: false,
             indirect: true,
         };
-        assert_eq!(find(&ring, habits, 0), None);
-        assert_eq!(find(&[], habits, 0), None);
+        assert_eq!(find(&ring, habits, Some(0)), None);
+        assert_eq!(find(&[], habits, None), None);
     }
 }

@@ -284,6 +284,23 @@ fn a_burst_that_passes_the_event_is_told() {
 }
 
 #[test]
+fn a_ring_whose_used_index_has_gone_round_is_no_new_one() {
+    let driver = Driver::new(8, EVENT_IDX, 0);
+    let mut killed = ring(&driver, 8, 0, EVENT_IDX);
+    assert!(!killed.is_resumed());
+    for n in 0..1 << 16 {
+        let id = (n % 8) as u16;
+        killed.push_used(Token { id, descs: 1 }, 0);
+        killed.publish().unwrap();
+    }
+    // The driver waits for the last but four of them, of which nobody has told it.
+    driver.set_used_event(u16::MAX - 4);
+    let mut next = ring(&driver, 8, 0, EVENT_IDX);
+    assert!(next.is_resumed());
+    assert_eq!(next.wants_call(&Fence::after_publishing()), Ok(true));
+}
+
+#[test]
 fn an_index_that_went_round_since_the_driver_was_asked_is_told() {
     let driver = Driver::new(8, EVENT_IDX, 0);
     let mut ring = ring(&driver, 8, 0, EVENT_IDX);
