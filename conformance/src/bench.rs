@@ -4,18 +4,18 @@
 
 use std::cell::{Cell, RefCell};
 use std::io;
-use std::path::PathBuf;
-use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::adapter::Adapter;
 use crate::listener::Listener;
-use crate::subject::{Ended, Leaves, Process, Resources, Subject};
-use crate::verdict::{Failure, Seen, ensure};
+use crate::notes::Notes;
+use crate::port::{Port, Told};
+use crate::subject::{Ended, Leaves, Process, Subject};
+use crate::verdict::{Failure, Seen};
 use vf_guest::driver::Format;
 use vf_guest::frontend::{Frontend, FrontendError, Transcript};
-use vf_guest::message::protocol;
+use vf_guest::message::{protocol, request};
 use vf_guest::net::{NetConfig, NetDevice, feature};
 
 pub use crate::link::Link;
@@ -45,19 +45,10 @@ const AT_ONCE: Duration = Duration::from_millis(30);
 /// How much longer a fresh session may take after hostile input than it does otherwise.
 const STALL: Duration = Duration::from_millis(500);
 
+/// The most descriptors that rings of nearly all cases have, and the least that a back end is known to take at most.
+const USUAL_SIZE: u16 = 256;
 /// The first port behind sender and receiver.
 const THIRD: usize = 2;
-/// Sessions by which it is learned what an ordinary one leaves behind.
-const ORDINARY: u64 = 4;
-
-/// A port of the subject.
-#[derive(Debug, Clone)]
-struct Port {
-    path: PathBuf,
-    mac: Option<[u8; 6]>,
-    /// Where the suite listens, if the subject is the client.
-    listener: Option<Arc<Listener>>,
-}
 
 /// A subject, probed.
 #[derive(Debug)]
@@ -71,15 +62,17 @@ pub struct Bench {
     transcript: Transcript,
     /// Sessions so far, and what each ordinary one leaves behind.
     sessions: Cell<u64>,
-    leaves: Option<Leaves>,
+    pub(crate) leaves: Option<Leaves>,
     /// How long a fresh session took at most until its frames had passed, in the beginning and since that was last asked.
     usual: Duration,
     slowest: Cell<Duration>,
     features: u64,
     protocol: u64,
     delivery: Delivery,
-    /// Whether a frame was to pass where none is seen to.
-    pub(crate) unseen: Arc<AtomicBool>,
+    /// What the case that runs has come upon.
+    pub(crate) notes: Arc<Notes>,
+    /// The process that serves, as the last session told.
+    pub(crate) server: Cell<Option<u32>>,
     format: Format,
     serves_control: bool,
     passed: bool,
@@ -98,7 +91,11 @@ impl Bench {
             }
             ports.push(Port {
                 path: path.clone(),
-                mac: None,
+                told: Told {
+                    mac: None,
+                    mtu: None,
+                    queue_pairs: 1,
+                },
                 listener,
             });
         }
@@ -122,7 +119,8 @@ impl Bench {
             subject: Arc::new(subject),
             features: 0,
             protocol: 0,
-            unseen: Arc::default(),
+            notes: Arc::default(),
+            server: Cell::default(),
             format: Format::Split,
             serves_control: false,
             passed: false,
@@ -140,8 +138,12 @@ impl Bench {
         // Some sessions do without configuration space; the addresses are known by then.
         let given = [bench.subject.mac, bench.subject.peer_mac];
         for n in 0..bench.ports.len() {
+            let told = Told::of(bench.dial(n)?)?;
             let given = given.get(n).copied().flatten();
-            bench.ports[n].mac = given.or(bench.told_mac(n)?);
+            bench.ports[n].told = Told {
+                mac: given.or(told.mac),
+                ..told
+            };
         }
         bench.warm_up();
         let offers = bench.features & feature::CTRL_VQ != 0;
@@ -186,7 +188,8 @@ impl Bench {
             transcript: Transcript::default(),
             sessions: Cell::new(0),
             slowest: Cell::default(),
-            unseen: Arc::default(),
+            notes: Arc::default(),
+            server: self.server.clone(),
             ..*self
         }
     }
@@ -197,7 +200,7 @@ impl Bench {
     }
 
     /// How many ports a pair has.
-    fn width(&self) -> usize {
+    pub(crate) fn width(&self) -> usize {
         1 + usize::from(self.subject.peer.is_some())
     }
 
@@ -206,25 +209,6 @@ impl Bench {
         let link = self.link(&NetConfig::default());
         link.and_then(|mut link| link.passes(Instant::now() + DEADLINE))
             .unwrap_or(false)
-    }
-
-    /// What an ordinary session leaves behind, if the process can be looked at.
-    fn ordinary(&self) -> Option<Leaves> {
-        let sessions = |count: u64| {
-            for _ in 0..count {
-                let mut link = self.link(&NetConfig::default())?;
-                let frame = link.frame(100);
-                link.pass(&frame)?;
-            }
-            Ok::<_, Failure>(())
-        };
-        self.watched_id().filter(|_| !self.subject.single_session)?;
-        sessions(2).ok()?;
-        let before = self.at_rest().ok()?;
-        sessions(ORDINARY).ok()?;
-        let after = self.at_rest().ok()?;
-        // A link has a session at each end.
-        Some(Leaves::of(&before, &after, ORDINARY * self.width() as u64))
     }
 
     /// Waits until frames pass, and learns how long after a set-up they do. A port that echoes nothing for a moment echoes
@@ -368,14 +352,30 @@ impl Bench {
         self.reach(0)
     }
 
-    /// Whether the subject answers a fresh connection at once.
+    /// Whether the subject answers a fresh connection at once, or comes soon if it is a client.
     pub(crate) fn answers(&self) -> bool {
-        let answered = self.reach(0).map_err(FrontendError::from);
-        let answered = answered.and_then(|mut frontend| {
-            frontend.timeout = QUIET;
-            frontend.get_features()
-        });
-        answered.is_ok()
+        let answers = || {
+            let answered = self.reach(0).map_err(FrontendError::from);
+            let answered = answered.and_then(|mut frontend| {
+                frontend.timeout = QUIET;
+                frontend.get_features()
+            });
+            answered.is_ok()
+        };
+        // Clients come again when they like, most within a second.
+        let deadline = Instant::now() + DEADLINE;
+        loop {
+            let answered = answers();
+            if answered || !self.subject.listen || Instant::now() > deadline {
+                return answered;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// Whether the subject is a client, which decides itself when it comes.
+    pub(crate) fn waits_for_clients(&self) -> bool {
+        self.subject.listen
     }
 
     /// A fresh session with protocol features and ownership settled, and the features to
@@ -394,10 +394,36 @@ impl Bench {
 
     /// A sender on the first port, and a receiver on the second if there is one, else both on the
     /// first with the sender's features.
+    ///
+    /// # Errors
+    /// [`Failure::Unmet`] if the back end has no rings of that size or number, where nothing has told that it does.
     pub fn link_of(&self, tx: &NetConfig, rx: &NetConfig) -> Result<Link, Failure> {
         let rx = self.receiver(rx)?;
-        let tx = NetDevice::start(self.connect()?, &self.formatted(tx))?;
+        let tx = self.started(0, tx)?;
         Ok(self.link_to(tx, rx))
+    }
+
+    /// A device on a port of the sender's or behind it. No text gives a front end the largest ring that a back end takes, and
+    /// `GET_QUEUE_NUM` counts pairs here and rings there: to refuse what goes beyond the usual breaks no rule.
+    fn started(&self, port: usize, config: &NetConfig) -> Result<NetDevice, Failure> {
+        let size = config.queue_size.max(config.control_size);
+        let size = size.max(config.tx_queue_size.unwrap_or_default());
+        let device = NetDevice::start(self.dial(port)?, &self.formatted(config));
+        device.map_err(|error| match error {
+            FrontendError::Nack { request, .. } if request != request::SET_VRING_NUM => {
+                error.into()
+            }
+            FrontendError::Nack { .. } | FrontendError::Closed if size > USUAL_SIZE => {
+                Failure::Unmet(format!("rings of {size} descriptors, and they are refused"))
+            }
+            FrontendError::Nack { .. }
+                if config.queue_pairs > 1 && self.protocol & protocol::CONFIG == 0 =>
+            {
+                let pairs = config.queue_pairs;
+                Failure::Unmet(format!("{pairs} pairs of rings, and they are refused"))
+            }
+            error => error.into(),
+        })
     }
 
     /// A link whose sender was set up by hand.
@@ -408,10 +434,7 @@ impl Bench {
 
     fn receiver(&self, config: &NetConfig) -> Result<Option<NetDevice>, Failure> {
         match &self.subject.peer {
-            Some(_) => Ok(Some(NetDevice::start(
-                self.dial(1)?,
-                &self.formatted(config),
-            )?)),
+            Some(_) => Ok(Some(self.started(1, config)?)),
             None => Ok(None),
         }
     }
@@ -427,8 +450,8 @@ impl Bench {
         for call in tx.calls().chain(rx.iter().flat_map(NetDevice::calls)) {
             call.drain();
         }
-        let unseen = Arc::clone(&self.unseen);
-        Link::new(tx, rx, src, dst, self.delivery, unseen)
+        let notes = Arc::clone(&self.notes);
+        Link::new(tx, rx, src, dst, self.delivery, self.mtu(), notes)
     }
 
     /// Checks that a fresh session passes traffic: the end of every hostile case.
@@ -476,13 +499,24 @@ impl Bench {
     /// The MAC address of a port, counted from the sender's on; a made-up one if nobody has told it.
     pub(crate) fn mac(&self, port: usize) -> [u8; 6] {
         let at = self.first + port;
-        let told = self.ports.get(at).and_then(|port| port.mac);
+        let told = self.ports.get(at).and_then(|port| port.told.mac);
         told.unwrap_or([0x02, 0, 0, 0, 0xc0, 1 + at as u8])
+    }
+
+    /// The least mtu that one of the ports tells, if one does: what is longer passes between no two of them.
+    fn mtu(&self) -> Option<u16> {
+        self.ports.iter().filter_map(|port| port.told.mtu).min()
+    }
+
+    /// How many pairs of rings for frames sender and receiver have.
+    pub(crate) fn queue_pairs(&self) -> u16 {
+        let ports = self.ports.iter().skip(self.first).take(self.width());
+        ports.map(|port| port.told.queue_pairs).min().unwrap_or(1)
     }
 
     /// A port of neither sender nor receiver, if there is one: a guest of the same switch who looks on.
     pub(crate) fn onlooker(&self, config: &NetConfig) -> Result<Onlooker, Failure> {
-        let net = NetDevice::start(self.dial(THIRD)?, &self.formatted(config))?;
+        let net = self.started(THIRD, config)?;
         self.settle();
         Ok(Onlooker::new(net, self.mac(THIRD)))
     }
@@ -490,13 +524,6 @@ impl Bench {
     /// Whether there is one.
     pub(crate) fn has_onlooker(&self) -> bool {
         self.first + THIRD < self.ports.len()
-    }
-
-    /// The MAC address that the configuration space of a port tells.
-    fn told_mac(&self, port: usize) -> Result<Option<[u8; 6]>, Failure> {
-        let mut frontend = self.dial(port)?;
-        let (features, space) = vf_guest::net::negotiate(&mut frontend, &NetConfig::default())?;
-        Ok((features & feature::MAC != 0 && space.mac != [0; 6]).then_some(space.mac))
     }
 
     /// Connects a port, counted from the sender's on, or has it come, and makes sure that somebody answers.
@@ -512,7 +539,10 @@ impl Bench {
                 Ok(frontend)
             });
             match answered {
-                Ok(frontend) => return Ok(frontend),
+                Ok(frontend) => {
+                    self.server.set(self.server_of(&frontend));
+                    return Ok(frontend);
+                }
                 Err(FrontendError::Timeout) => return Err(FrontendError::Timeout.into()),
                 Err(error) => {
                     self.revive()?;
@@ -547,6 +577,7 @@ impl Bench {
         match process.as_mut().map(Process::exited).transpose()?.flatten() {
             Some(ended) if self.subject.single_session && ended.by_itself() => {
                 *process = None;
+                self.server.set(None);
                 *process = Process::start(&self.subject)?;
                 Ok(())
             }
@@ -566,47 +597,6 @@ impl Bench {
         self.subject.single_session
     }
 
-    /// What the process has in use.
-    pub(crate) fn resources(&self) -> Result<Resources, Failure> {
-        let gone = || io::Error::from(io::ErrorKind::NotFound);
-        Ok(Resources::of(self.watched_id().ok_or_else(gone)?)?)
-    }
-
-    /// The same as soon as it stands still: sessions that have been closed end a little later.
-    pub(crate) fn at_rest(&self) -> Result<Resources, Failure> {
-        let deadline = Instant::now() + DEADLINE;
-        let mut last = self.resources()?;
-        let mut alike = 0;
-        while alike < 3 && Instant::now() < deadline {
-            std::thread::sleep(Duration::from_millis(10));
-            let now = self.resources()?;
-            alike = if now.is_like(&last) { alike + 1 } else { 0 };
-            last = now;
-        }
-        Ok(last)
-    }
-
-    /// Checks that the process gets back to what it had in use when there had been so many sessions.
-    pub(crate) fn gives_back(&self, before: &Resources, sessions: u64) -> Result<(), Failure> {
-        let more = self.sessions().saturating_sub(sessions);
-        let Some(leaves) = &self.leaves else {
-            return Ok(());
-        };
-        let before = before.after(more, leaves);
-        let deadline = Instant::now() + DEADLINE;
-        loop {
-            let after = self.resources()?;
-            if after.fits(&before) {
-                return Ok(());
-            }
-            ensure(
-                Instant::now() < deadline,
-                format_args!("in use afterwards: {after}; before: {before}"),
-            )?;
-            std::thread::sleep(QUIET);
-        }
-    }
-
     /// Sessions that have been opened so far.
     pub(crate) fn sessions(&self) -> u64 {
         self.sessions.get()
@@ -617,11 +607,6 @@ impl Bench {
         self.process().as_ref().map(Process::id)
     }
 
-    /// The process that can be looked at.
-    pub(crate) fn watched_id(&self) -> Option<u32> {
-        self.process_id().or(self.subject.pid)
-    }
-
     /// Starts the subject again, if we have started it, and waits until frames pass, as it was in the beginning.
     pub(crate) fn restart(&self) -> Result<(), Failure> {
         if self.subject.command.is_empty() {
@@ -629,6 +614,7 @@ impl Bench {
         }
         let mut process = self.process();
         *process = None;
+        self.server.set(None);
         *process = Process::start(&self.subject)?;
         drop(process);
         if self.is_administered() {

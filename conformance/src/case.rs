@@ -9,39 +9,9 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::bench::{Bench, Delivery};
+pub use crate::level::Level;
 use crate::verdict::{Failure, Seen};
 use vf_guest::driver::Format;
-
-/// How binding a case is.
-#[derive(
-    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
-)]
-#[serde(rename_all = "lowercase")]
-pub enum Level {
-    /// A MUST of a document.
-    Must,
-    /// What a document says without MUST or SHOULD.
-    Text,
-    /// A SHOULD of a document.
-    Should,
-    /// Hostile or impossible input: has to be contained.
-    Hard,
-    /// What the administration of virtual functions, filters and switches promises, by the documentation of drivers and by IEEE
-    /// standards; no document of virtio's binds a back end to it.
-    Model,
-}
-
-impl fmt::Display for Level {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Level::Must => "must",
-            Level::Text => "text",
-            Level::Should => "should",
-            Level::Hard => "hard",
-            Level::Model => "model",
-        })
-    }
-}
 
 /// What a case needs of the subject.
 #[derive(Debug, Clone, Copy)]
@@ -66,6 +36,8 @@ pub enum Need {
     Onlooker,
     /// The rings have this format.
     Format(Format),
+    /// There are so many pairs of rings for frames, by what `GET_QUEUE_NUM` and configuration space tell.
+    Pairs(u16),
 }
 
 impl Need {
@@ -82,6 +54,7 @@ impl Need {
             Need::Administration => bench.is_administered(),
             Need::Onlooker => bench.has_onlooker(),
             Need::Format(format) => bench.format() == format,
+            Need::Pairs(pairs) => bench.queue_pairs() >= pairs,
         }
     }
 }
@@ -101,6 +74,10 @@ impl fmt::Display for Need {
                 f.write_str("a third port: --socket PATH and --peer-socket PATH once more")
             }
             Need::Format(format) => write!(f, "{format} rings"),
+            Need::Pairs(pairs) => write!(
+                f,
+                "{pairs} pairs of rings, and fewer are told (GET_QUEUE_NUM, max_virtqueue_pairs)"
+            ),
         }
     }
 }
@@ -186,4 +163,15 @@ pub struct Finding<B: 'static = Bench> {
     pub said: Vec<String>,
     /// How it failed while others ran beside it, before it was run alone: a race, or a machine that had too much to do.
     pub beside: Option<String>,
+}
+
+impl<B> Finding<B> {
+    /// How binding what it has found is: as the case is, unless it came upon something that is less.
+    pub fn level(&self) -> Level {
+        match &self.outcome {
+            // The first levels are the most binding ones.
+            Outcome::Failed(Failure::Lesser { level, .. }) => self.case.level.max(*level),
+            _ => self.case.level,
+        }
+    }
 }

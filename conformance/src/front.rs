@@ -9,7 +9,7 @@ use vf_conformance::case::Case;
 use vf_conformance::front_end::{self, CASES, Stage};
 use vf_conformance::report::{self, Heading, Measure};
 
-use crate::run::{Words, can_be_written, created, words};
+use crate::run::{Words, can_be_written, created, nothing_failed, words};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -111,8 +111,6 @@ impl FrontEnd {
         drop(stage);
         written?;
         report::summary(&findings, &measure, out)?;
-        Ok(!findings
-            .iter()
-            .any(|finding| measure.standing(finding).fails()))
+        Ok(nothing_failed(&findings, &measure)?)
     }
 }

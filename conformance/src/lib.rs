@@ -53,12 +53,16 @@ mod control;
 #[cfg(feature = "cli")]
 pub mod front_end;
 pub mod group;
+mod in_use;
 #[cfg(feature = "cli")]
 pub mod junit;
 #[cfg(feature = "cli")]
 pub mod ledger;
+mod level;
 mod link;
 mod listener;
+mod notes;
+mod port;
 pub mod report;
 pub mod runner;
 pub mod subject;

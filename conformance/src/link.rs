@@ -3,17 +3,21 @@
 //! Every wait has an end. Frames that the suite did not send itself are passed over.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::bench::{DEADLINE, Delivery, QUIET};
+use crate::notes::Notes;
 use crate::verdict::{Failure, ensure};
-use vf_guest::net::{NetDevice, NetHeader, RxFrame};
+use vf_guest::net::{GSO_NONE, GSO_UDP_L4, NetDevice, NetHeader, RxFrame, feature};
 
 /// Why the suite stops looking at what comes.
 const FLOOD: &str = "frames that nobody sent arrive without end";
 /// EtherType of the suite's frames (IEEE "local experimental").
 const ETHERTYPE: [u8; 2] = [0x88, 0xb5];
+/// Bytes of an Ethernet header, of a VLAN tag and of a UDP header.
+const ETHERNET: usize = 14;
+const TAG: usize = 4;
+const UDP_HEADER: usize = 8;
 
 /// A port that looks on.
 #[derive(Debug)]
@@ -67,8 +71,9 @@ pub struct Link {
     /// Receiver's MAC address.
     pub dst: [u8; 6],
     delivery: Delivery,
-    /// Whether a frame was to pass where none is seen to.
-    unseen: Arc<AtomicBool>,
+    /// The least mtu that one of the ports tells, if one does.
+    mtu: Option<u16>,
+    notes: Arc<Notes>,
     serial: u32,
     got: RxFrame,
 }
@@ -80,7 +85,8 @@ impl Link {
         src: [u8; 6],
         dst: [u8; 6],
         delivery: Delivery,
-        unseen: Arc<AtomicBool>,
+        mtu: Option<u16>,
+        notes: Arc<Notes>,
     ) -> Link {
         Link {
             tx,
@@ -88,7 +94,8 @@ impl Link {
             src,
             dst,
             delivery,
-            unseen,
+            mtu,
+            notes,
             serial: 0,
             got: RxFrame::default(),
         }
@@ -99,8 +106,14 @@ impl Link {
         self.rx.as_mut().unwrap_or(&mut self.tx)
     }
 
-    /// A new frame of `len` bytes (at least 18) from sender to receiver, unlike any before.
+    /// A new frame of `len` bytes (at least 18), or of as many as the mtu allows that the ports tell, from sender to receiver, unlike
+    /// any before.
     pub fn frame(&mut self, len: usize) -> Vec<u8> {
+        self.frame_of(len.min(self.longest().unwrap_or(len)))
+    }
+
+    /// The same of `len` bytes, whatever mtu is told.
+    pub(crate) fn frame_of(&mut self, len: usize) -> Vec<u8> {
         self.serial += 1;
         let mut frame = [
             &self.dst[..],
@@ -119,8 +132,49 @@ impl Link {
         self.send_with(&NetHeader::default(), frame)
     }
 
+    /// The most bytes of a frame without tags that a receiver may get which has accepted MTU, if an mtu is told.
+    pub(crate) fn longest(&self) -> Option<usize> {
+        self.mtu.map(|mtu| ETHERNET + usize::from(mtu))
+    }
+
+    /// Whether a driver may send this: one that has accepted MTU sends nothing longer than the mtu that it was told (virtio 5.1.4.1), nor
+    /// anything that is to be cut into such.
+    ///
+    /// # Errors
+    /// [`Failure::Unmet`]: the case needs a larger mtu.
+    pub(crate) fn may_send(&self, hdr: &NetHeader, frame: &[u8]) -> Result<(), Failure> {
+        let Some(mtu) = self.mtu.filter(|_| self.tx.has(feature::MTU)) else {
+            return Ok(());
+        };
+        let mut at = ETHERNET;
+        while let Some([0x81, 0] | [0x88, 0xa8]) = frame.get(at - 2..at) {
+            at += TAG;
+        }
+        let long = match hdr.gso_type {
+            GSO_NONE => frame.len().saturating_sub(at),
+            kind => {
+                let start = usize::from(hdr.csum_start);
+                // TCP says itself how long its header is, in words of four bytes.
+                let transport = match (kind, frame.get(start + 12)) {
+                    (GSO_UDP_L4, _) => UDP_HEADER,
+                    (_, Some(words)) => usize::from(words >> 4) * 4,
+                    (_, None) => 0,
+                };
+                let segment = start.saturating_sub(at) + transport + usize::from(hdr.gso_size);
+                segment.min(frame.len().saturating_sub(at))
+            }
+        };
+        match long <= usize::from(mtu) {
+            true => Ok(()),
+            false => Err(Failure::Unmet(format!(
+                "an mtu of {long}, and the back end tells {mtu}"
+            ))),
+        }
+    }
+
     /// Sends a frame with a header of the case's own.
     pub fn send_with(&mut self, hdr: &NetHeader, frame: &[u8]) -> Result<(), Failure> {
+        self.may_send(hdr, frame)?;
         let deadline = Instant::now() + DEADLINE;
         while !self.tx.send(0, hdr, frame)? {
             self.tx.kick();
@@ -154,11 +208,25 @@ impl Link {
         self.sent()?;
         match self.delivery {
             Delivery::None => {
-                self.unseen.store(true, Ordering::Relaxed);
+                self.notes.unseen();
                 Ok(())
             }
             Delivery::Peer | Delivery::Echo => self.expect(frame).map(drop),
         }
+    }
+
+    /// Whether frames are seen to arrive. Where they are not, a case that goes on without them has not seen that all is as it is to be.
+    pub(crate) fn is_seen(&self) -> bool {
+        let seen = self.sees().is_ok();
+        if !seen {
+            self.notes.unseen();
+        }
+        seen
+    }
+
+    /// What the case comes upon and goes on.
+    pub(crate) fn notes(&self) -> Arc<Notes> {
+        Arc::clone(&self.notes)
     }
 
     /// Whether one of the frames that are sent until then arrives.
@@ -218,11 +286,22 @@ impl Link {
 
     /// Whether `frame` arrives within `wait`, or soon after among others that do.
     pub fn arrives(&mut self, frame: &[u8], wait: Duration) -> Result<bool, Failure> {
+        self.arrives_among(frame, wait, |_| Ok(()))
+    }
+
+    /// The same, and has the others looked at.
+    pub(crate) fn arrives_among(
+        &mut self,
+        frame: &[u8],
+        wait: Duration,
+        look: impl Fn(&[u8]) -> Result<(), Failure>,
+    ) -> Result<bool, Failure> {
         let deadline = Instant::now() + wait;
         while self.next(deadline)? {
             if self.got.bytes() == frame {
                 return Ok(true);
             }
+            look(self.got.bytes())?;
             ensure(Instant::now() < deadline + DEADLINE, FLOOD)?;
         }
         Ok(false)
@@ -310,7 +389,8 @@ impl Link {
             if Instant::now() > deadline {
                 return Ok(false);
             }
-            if !device.arm(false) {
+            // Of rings that send, which may be the same device's, cases ask themselves.
+            if !device.arm_rx() {
                 device.wait_rx_call(0, Duration::from_millis(2))?;
             }
         }

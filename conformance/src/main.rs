@@ -172,9 +172,9 @@ fn run(args: Args) -> Result<bool, Box<dyn std::error::Error>> {
             }
             writeln!(
                 out,
-                "\nV: virtio 1.4 (draft), by section; VU: the vhost-user document, by heading. must, should: what they say with that word;\n\
-                 text: without it; hard: input that no text answers, which has to be contained; model: what drivers' documentation and\n\
-                 IEEE standards say of VFs, filters and switches."
+                "\nV: virtio 1.4 (committee specification 01), by section; VU: the vhost-user document, by heading. must, should: what they\n\
+                 say with that word; text: without it; hard: input that no text answers, which has to be contained; model: what drivers'\n\
+                 documentation and IEEE standards say of VFs, filters and switches, and what is usual though no text of virtio's has it."
             )?;
             Ok(true)
         }

@@ -86,6 +86,11 @@ impl Measure {
                 return Err(wrong(format!("there is no case {id}")));
             }
             let ring = words.next().map(str::to_owned);
+            if let Some(more) = words.next() {
+                return Err(wrong(format!(
+                    "{more} is one word too many: a line a ring format"
+                )));
+            }
             if let Some(other) = ring
                 .iter()
                 .find(|ring| *ring != "split" && *ring != "packed")
@@ -103,7 +108,7 @@ impl Measure {
         let known = self.known.iter().any(|(id, only)| {
             id == finding.case.id && only.as_ref().is_none_or(|only| *only == ring)
         });
-        match (&finding.outcome, finding.case.level) {
+        match (&finding.outcome, finding.level()) {
             (Outcome::Passed(_), _) if known => Standing::UnexpectedPass,
             (Outcome::Passed(_), _) => Standing::Pass,
             (Outcome::Failed(_), _) if known => Standing::KnownFail,
@@ -180,7 +185,7 @@ pub fn line<B>(
         standing.word(),
         case.id,
         finding.format,
-        case.level.to_string(),
+        finding.level().to_string(),
         detail(finding)
     )?;
     if !matches!(standing, Standing::Fail | Standing::Warn) {
@@ -257,7 +262,7 @@ pub fn json_line<B>(
     let record = Record {
         id: finding.case.id,
         ring: finding.format.to_string(),
-        level: finding.case.level,
+        level: finding.level(),
         source: finding.case.source,
         outcome: measure.standing(finding),
         detail: detail(finding),
@@ -325,8 +330,25 @@ mod tests {
         let mut measure = Measure::default();
         assert_eq!(measure.standing(&must), Standing::Fail);
         assert_eq!(measure.standing(&should), Standing::Warn);
+        let lesser = |level| Failure::Lesser {
+            level,
+            what: "it ought to".into(),
+        };
+        let upon = |id, level| finding(id, Outcome::Failed(lesser(level)));
+        let upon_should = upon("ring/order", Level::Should);
+        assert_eq!(measure.standing(&upon_should), Standing::Warn);
+        assert_eq!(
+            measure.standing(&upon("ring/order", Level::Text)),
+            Standing::Fail
+        );
+        // A case is never more binding than it says.
+        assert_eq!(
+            measure.standing(&upon("net/load", Level::Text)),
+            Standing::Warn
+        );
         measure.strict = true;
         assert_eq!(measure.standing(&should), Standing::Fail);
+        assert_eq!(measure.standing(&upon_should), Standing::Fail);
         measure
             .know("# ours\nring/order split # since ever\n\n")
             .unwrap();
@@ -342,6 +364,11 @@ mod tests {
             .unwrap_err()
             .to_string();
         assert_eq!(said, "line 2: there is no case ring/ordre");
+        let said = measure.know("ring/order split packed").unwrap_err();
+        assert_eq!(
+            said.to_string(),
+            "line 1: packed is one word too many: a line a ring format"
+        );
         let said = measure.know("ring/order pcked").unwrap_err().to_string();
         assert_eq!(said, "line 1: pcked is no ring format: split or packed");
     }
@@ -365,9 +392,12 @@ mod tests {
         );
         assert_eq!(
             lines[1],
-            "sent:     200 frames, kicked once; with IN_ORDER and without."
+            "sent:     200 frames, kicked once; with IN_ORDER and without; three times at most."
         );
-        assert!(lines[2].starts_with("expected: All arrive in their order. [V 6.2"));
+        assert!(
+            lines[2].starts_with("expected: All are given back, with IN_ORDER in their order.")
+        );
+        assert!(lines[2].contains(" [V 6.2 Reserved Feature Bits"));
         assert_eq!(lines[3], "a -> GET_FEATURES");
         assert_eq!(
             lines[4],

@@ -88,7 +88,7 @@ pub(crate) struct Run {
     #[arg(long, value_name = "FILE")]
     known: Option<PathBuf>,
     /// Run everything this often; a case that does not end alike each time fails the run.
-    #[arg(long, default_value_t = 1, value_name = "N")]
+    #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     repeat: u32,
     /// Write the findings as JSON while they are made, an object a line; the first says what was judged.
     #[arg(long, value_name = "FILE")]
@@ -237,14 +237,7 @@ impl Run {
         if let Some(path) = &self.junit {
             junit::write(&all, &measure, &heading.subject, created(path)?)?;
         }
-        let failed = all.iter().any(|finding| measure.standing(finding).fails());
-        let unjudged = all.iter();
-        let unjudged = unjudged.filter(|f| measure.standing(f) == Standing::NotJudged);
-        match unjudged.count() {
-            0 => Ok(steady && !failed),
-            _ if failed => Ok(false),
-            n => Err(format!("of {n} cases nothing can be said; each tells why above").into()),
-        }
+        Ok(nothing_failed(&all, &measure)? && steady)
     }
 
     /// A finding for whoever looks on, and for the file.
@@ -334,7 +327,12 @@ impl Run {
         for (name, words) in [("--start", &self.start), ("--control", &self.control)] {
             option(name, words.as_ref().map(|words| words.said.clone()));
         }
+        for (name, mac) in [("--mac", self.mac), ("--peer-mac", self.peer_mac)] {
+            let mac = mac.map(|mac| mac.map(|byte| format!("{byte:02x}")).join(":"));
+            option(name, mac);
+        }
         option("--pid", self.pid.map(|pid| pid.to_string()));
+        option("--timeout", self.timeout.map(|limit| limit.to_string()));
         let settle = Some(self.settle).filter(|ms| *ms > 0);
         option("--settle", settle.map(|ms| ms.to_string()));
         for (flag, given) in [
@@ -346,6 +344,29 @@ impl Run {
             }
         }
         shlex::try_join(words.iter().map(String::as_str)).unwrap_or_default()
+    }
+}
+
+/// Whether no case failed that counts.
+///
+/// # Errors
+/// None did, and of some nothing can be said.
+pub(crate) fn nothing_failed<B>(
+    findings: &[Finding<B>],
+    measure: &Measure,
+) -> Result<bool, String> {
+    let standings = || findings.iter().map(|finding| measure.standing(finding));
+    if standings().any(Standing::fails) {
+        return Ok(false);
+    }
+    match standings()
+        .filter(|end| *end == Standing::NotJudged)
+        .count()
+    {
+        0 => Ok(true),
+        n => Err(format!(
+            "of {n} cases nothing can be said; each tells why above"
+        )),
     }
 }
 

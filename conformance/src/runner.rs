@@ -321,7 +321,7 @@ enum Attempt {
 fn said_of(failure: Failure) -> Result<Outcome, Failure> {
     match failure {
         Failure::Unseen => Ok(Outcome::Skipped(format!("needs {}", Need::Delivery))),
-        Failure::Unsupported(_) => Ok(Outcome::Skipped(failure.to_string())),
+        Failure::Unsupported(_) | Failure::Unmet(_) => Ok(Outcome::Skipped(failure.to_string())),
         Failure::System(_) => Ok(Outcome::NotJudged(failure.to_string())),
         failure => Err(failure),
     }
@@ -370,7 +370,7 @@ fn watched(
     said: &mut Vec<String>,
 ) -> Result<Seen, Failure> {
     bench.transcript();
-    bench.unseen.store(false, Ordering::Relaxed);
+    bench.notes.clear();
     let watchdog = bench.process_id().map(|id| Watchdog::new(id, limit));
     let result = (case.run)(bench);
     *said = bench.transcript();
@@ -381,10 +381,7 @@ fn watched(
         Some(ended) if !bench.serves_one_session() || !ended.by_itself() => {
             Err(Failure::Ended(ended))
         }
-        _ => result.map(|seen| match seen {
-            Seen::Conforms if bench.unseen.load(Ordering::Relaxed) => Seen::Unseen,
-            seen => seen,
-        }),
+        _ => result.and_then(|seen| bench.notes.ended(seen)),
     }
 }
 

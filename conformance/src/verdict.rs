@@ -6,6 +6,7 @@ use std::io;
 use vf_guest::driver::DeviceFault;
 use vf_guest::frontend::FrontendError;
 
+use crate::level::Level;
 use crate::subject::Ended;
 
 /// How a case was passed.
@@ -45,6 +46,17 @@ pub enum Failure {
     /// The back end did something else than it must.
     #[error("{0}")]
     Wrong(String),
+    /// A case came upon something that is less binding than what it is about.
+    #[error("{what}")]
+    Lesser {
+        /// How binding that is.
+        level: Level,
+        /// What is wrong.
+        what: String,
+    },
+    /// Something is not there that the case turned out to need.
+    #[error("needs {0}")]
+    Unmet(String),
     /// The session broke where it had to go on.
     #[error("session: {0}")]
     Session(#[from] FrontendError),
@@ -71,6 +83,16 @@ pub enum Failure {
     OutOfTime(std::time::Duration),
 }
 
+impl Failure {
+    /// The same where what is wrong is less binding than what the case is about.
+    pub(crate) fn at(self, level: Level) -> Failure {
+        match self {
+            Failure::Wrong(what) => Failure::Lesser { level, what },
+            other => other,
+        }
+    }
+}
+
 impl From<rustix::io::Errno> for Failure {
     fn from(errno: rustix::io::Errno) -> Failure {
         Failure::System(errno.into())
@@ -84,4 +106,9 @@ pub(crate) fn ensure(right: bool, what: impl fmt::Display) -> Result<(), Failure
     } else {
         Err(Failure::Wrong(what.to_string()))
     }
+}
+
+/// The same of something that a document says without MUST or SHOULD, in a case about one of those.
+pub(crate) fn ensure_text(right: bool, what: impl fmt::Display) -> Result<(), Failure> {
+    ensure(right, what).map_err(|failure| failure.at(Level::Text))
 }

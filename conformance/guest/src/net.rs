@@ -570,16 +570,22 @@ impl NetDevice {
     /// Asks to be called for received frames, and with `tx` when half of what is being sent is
     /// finished. True when that is so already: poll again instead of sleeping.
     pub fn arm(&mut self, tx: bool) -> bool {
-        let mut ready = false;
-        for ring in &mut self.rx {
-            ready |= ring.queue.arm(1);
-        }
+        let mut ready = self.arm_rx();
         for ring in &mut self.tx {
             if tx {
                 ready |= ring.queue.arm(ring.queue.outstanding() / 2);
             } else {
                 ring.queue.disarm();
             }
+        }
+        ready
+    }
+
+    /// Asks to be called for received frames, and leaves the rings that send as they are. True when there are some already.
+    pub fn arm_rx(&mut self) -> bool {
+        let mut ready = false;
+        for ring in &mut self.rx {
+            ready |= ring.queue.arm(1);
         }
         ready
     }

@@ -27,7 +27,7 @@ pub(super) const CASES: &[Case] = &[
     Case {
         id: "control/burst-keeps-pairs",
         level: Level::Model,
-        needs: &[Need::Control, MQ, Need::Peer],
+        needs: &[Need::Control, MQ, Need::Peer, Need::Pairs(2)],
         source: "V 5.1.9.5.6 Automatic receive steering in multiqueue mode; Linux aRFS, RSS",
         sent: "A frame of each of 32 flows, one after the other, and then eight times one of each with a single kick, to a driver that has chosen two pairs.",
         expected: "Those of a flow come in the pair that its first came in, whatever is sent beside them.",
@@ -58,7 +58,7 @@ pub(super) const CASES: &[Case] = &[
     Case {
         id: "control/fragments-keep-pair",
         level: Level::Model,
-        needs: &[Need::Control, MQ, Need::Peer],
+        needs: &[Need::Control, MQ, Need::Peer, Need::Pairs(2)],
         source: "RFC 791 3.2 (ports are in the first fragment alone); Microsoft RSS and Linux (fragments are hashed without ports)",
         sent: "Datagrams of 32 flows in two fragments each, to a driver that has chosen two pairs.",
         expected: "Both fragments of each come in one pair, so that they keep their order.",
@@ -86,7 +86,7 @@ pub(super) const CASES: &[Case] = &[
     Case {
         id: "control/flows-spread-v6",
         level: Level::Model,
-        needs: &[Need::Control, MQ, Need::Peer],
+        needs: &[Need::Control, MQ, Need::Peer, Need::Pairs(2)],
         source: "V 5.1.9.5.6 Automatic receive steering in multiqueue mode; Microsoft RSS",
         sent: "UDP packets of 64 flows over IPv6 that differ in their source port alone, to a driver that has chosen two pairs.",
         expected: "Some come in each of them.",
@@ -152,7 +152,7 @@ pub(super) const CASES: &[Case] = &[
     Case {
         id: "net/rings-take-turns",
         level: Level::Model,
-        needs: &[Need::Peer, Need::Feature(feature::MQ, "MQ")],
+        needs: &[Need::Peer, Need::Feature(feature::MQ, "MQ"), Need::Pairs(2)],
         source: "V 5.1.2 (each pair is a queue of its own); IEEE 802.1Q-2018 8.6.8 (transmission selection)",
         sent: "By a driver of two pairs, 200 frames at once in the first send ring, and right behind them one in the second; again for some seconds at most.",
         expected: "That one arrives before the last quarter of the others: a ring that is full does not hold up another.",
@@ -205,7 +205,7 @@ pub(super) const CASES: &[Case] = &[
     Case {
         id: "control/flows-spread-kinds",
         level: Level::Model,
-        needs: &[Need::Control, MQ, Need::Peer],
+        needs: &[Need::Control, MQ, Need::Peer, Need::Pairs(2)],
         source: "V 5.1.9.5.6 Automatic receive steering in multiqueue mode; Microsoft RSS",
         sent: "64 flows of TCP and of UDP behind a tag that differ in their source port alone, to a driver that has chosen two pairs.",
         expected: "Of each kind some come in each of them.",
@@ -282,7 +282,7 @@ pub(super) const CASES: &[Case] = &[
     Case {
         id: "control/flows-spread-hosts",
         level: Level::Model,
-        needs: &[Need::Control, MQ, Need::Peer],
+        needs: &[Need::Control, MQ, Need::Peer, Need::Pairs(2)],
         source: "V 5.1.9.5.6 Automatic receive steering in multiqueue mode; Microsoft RSS (packets without ports are hashed by their addresses)",
         sent: "UDP packets from 64 hosts with the same ports, and packets of ESP, which has none, from 64 hosts, over IPv4 and IPv6, to a driver that has chosen two pairs.",
         expected: "Of each kind some come in each of them.",
@@ -316,7 +316,7 @@ pub(super) const CASES: &[Case] = &[
     Case {
         id: "control/fragments-keep-pair-v6",
         level: Level::Model,
-        needs: &[Need::Control, MQ, Need::Peer],
+        needs: &[Need::Control, MQ, Need::Peer, Need::Pairs(2)],
         source: "RFC 8200 4.5 (ports are in the first fragment alone); Microsoft RSS and Linux (fragments are hashed without ports)",
         sent: "Datagrams of 32 flows over IPv6 in two fragments each, to a driver that has chosen two pairs.",
         expected: "Both fragments of each come in one pair, so that they keep their order.",
@@ -453,7 +453,7 @@ fn burst_of_many(bench: &Bench) -> Result<Seen, Failure> {
     let mut onlooker = bench.onlooker(&NetConfig::default())?;
     let mut link = bench.link(&NetConfig::default())?;
     bursts_of_many(&mut link, &mut onlooker, 1)?;
-    if bench.serves_control() && MQ.met(bench) {
+    if bench.serves_control() && MQ.met(bench) && Need::Pairs(PAIRS).met(bench) {
         drop(link);
         link = controlled_pairs(bench, PAIRS)?;
         obeyed(link.receiver(), &queue_pairs(PAIRS))?;

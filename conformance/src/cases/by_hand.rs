@@ -16,6 +16,7 @@ pub(super) fn place(link: &mut Link, frame: &[u8]) -> Result<(u64, u32), Failure
 }
 
 fn place_with(link: &mut Link, hdr: &NetHeader, frame: &[u8]) -> Result<(u64, u32), Failure> {
+    link.may_send(hdr, frame)?;
     let header = link.tx.header_len();
     let bytes = [&hdr.encode()[..header], frame].concat();
     let at = link.tx.tx_ring(0).buffer_addr(0);

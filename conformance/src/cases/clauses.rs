@@ -558,7 +558,7 @@ fn split(link: &mut Link) -> Result<&SplitQueue, Failure> {
 pub(super) fn went(link: &mut Link, frame: &[u8]) -> Result<Seen, Failure> {
     link.tx.kick();
     link.sent()?;
-    if link.sees().is_ok() {
+    if link.is_seen() {
         link.expect(frame)?;
     }
     Ok(Seen::Conforms)

@@ -222,9 +222,14 @@ pub(super) const CASES: &[Case] = &[
                 mtu: mtu.saturating_add(200),
                 ..config
             };
+            if mtu > u16::MAX - 200 {
+                return Err(Failure::Unmet(format!(
+                    "an mtu that a frame can exceed, and it is {mtu}"
+                )));
+            }
             let mut link = bench.link_of(&wide(without(feature::MTU)), &wide(with(0)))?;
             for _ in 0..2 {
-                let long = link.frame(usize::from(mtu) + ETHERNET + 100);
+                let long = link.frame_of(usize::from(mtu) + ETHERNET + 100);
                 link.send(&long)?;
                 link.expect_nothing(&long)?;
                 let frame = link.frame(400);
@@ -238,10 +243,16 @@ pub(super) const CASES: &[Case] = &[
         level: Level::Must,
         needs: &[F30, CONFIG, MTU, TSO, Need::Peer],
         source: "V 5.1.4.1",
-        sent: "Super-frames whose gso_size is the whole mtu, so that a segment with its headers is longer, by a driver that did not accept MTU to one that did and takes no super-frames.",
+        sent: "Super-frames of 10,000 bytes whose gso_size is the whole mtu, so that a segment with its headers is longer, by a driver that did not accept MTU to one that did and takes no super-frames.",
         expected: "No frame that is longer than mtu allows arrives.",
         run: |bench| {
+            const LEN: usize = 10_000;
             let mtu = space(bench)?.mtu;
+            if usize::from(mtu) >= LEN {
+                return Err(Failure::Unmet(format!(
+                    "an mtu below {LEN}, and it is {mtu}"
+                )));
+            }
             let wide = |config| NetConfig {
                 mtu: mtu.saturating_add(200),
                 ..config
@@ -253,7 +264,7 @@ pub(super) const CASES: &[Case] = &[
             let plain = without(NetConfig::CHECKSUM);
             let mut link = bench.link_of(&wide(sender), &wide(plain))?;
             for _ in 0..3 {
-                let (hdr, frame, _) = tcp(&link, 10_000, GSO_TCPV4);
+                let (hdr, frame, _) = tcp(&link, LEN, GSO_TCPV4);
                 let gso_size = mtu;
                 link.send_with(&NetHeader { gso_size, ..hdr }, &frame)?;
                 while let Some(came) = link.receive(QUIET)? {
@@ -403,7 +414,7 @@ pub(super) const CASES: &[Case] = &[
             let mut link = bench.link_from(net, &without(feature::MTU))?;
             let (src, dst) = (link.dst, link.src);
             for (len, arrives) in [(usize::from(TOLD) + ETHERNET, true), (1500, false)] {
-                let mut frame = link.frame(len);
+                let mut frame = link.frame_of(len);
                 frame[..6].copy_from_slice(&dst);
                 frame[6..12].copy_from_slice(&src);
                 if let Some(peer) = &mut link.rx {

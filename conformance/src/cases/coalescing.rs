@@ -71,7 +71,7 @@ pub(super) const CASES: &[Case] = &[
     Case {
         id: "control/coalescing-every-pair",
         level: Level::Text,
-        needs: &[CTRL, COAL, VQ_COAL, MQ],
+        needs: &[CTRL, COAL, VQ_COAL, MQ, Need::Pairs(2)],
         source: "V 5.1.9.5.10",
         sent: "With two pairs, NOTF_COAL_RX_SET and TX_SET and VQ_SET of single rings, and VQ_GET of all four after each.",
         expected: "The first two hold for both rings of their direction, and the last for the one that it names.",
@@ -439,7 +439,7 @@ pub(super) const CASES: &[Case] = &[
     Case {
         id: "control/coalescing-of-one-pair",
         level: Level::Text,
-        needs: &[CTRL, COAL, VQ_COAL, MQ, Need::Peer],
+        needs: &[CTRL, COAL, VQ_COAL, MQ, Need::Peer, Need::Pairs(2)],
         source: "V 5.1.9.5.10.1",
         sent: "With two pairs, VQ_SET of one receive ring with 1000 packets and a minute, and a flow of the other one; then the other way round.",
         expected: "A call for each frame of that flow within 2 s: a ring is held back as was said of it.",

@@ -119,7 +119,7 @@ pub(super) const CASES: &[Case] = &[
     Case {
         id: "filter/to-queue",
         level: Level::Model,
-        needs: &[ADMIN, Need::Control, MQ, Need::Peer],
+        needs: &[ADMIN, Need::Control, MQ, Need::Peer, Need::Pairs(2)],
         source: "ethtool(8) -N action N",
         sent: "Packets of 16 flows to a driver of two pairs, a filter on their port that gives them to queue 1 of its VF, and to queue 0.",
         expected: "All come in the pair that the filter says.",

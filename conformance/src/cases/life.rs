@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, prlimit};
@@ -297,7 +298,11 @@ pub(super) const CASES: &[Case] = &[
         sent: "Sessions while the process may open no more than 0 to 3 descriptors (RLIMIT_NOFILE), and then again as many as ever.",
         expected: "Contained: they fail, the process lives, and a fresh session passes traffic.",
         run: |bench| {
-            let id = bench.process_id().and_then(|id| i32::try_from(id).ok());
+            if bench.serves_one_session() || bench.waits_for_clients() {
+                let needs = "a back end that listens and serves one session after another";
+                return Err(Failure::Unmet(needs.into()));
+            }
+            let id = bench.watched_id().and_then(|id| i32::try_from(id).ok());
             let Some(pid) = id.and_then(Pid::from_raw) else {
                 return Ok(Seen::Tolerated);
             };
@@ -307,7 +312,13 @@ pub(super) const CASES: &[Case] = &[
                     current: Some((open + more) as u64),
                     ..getrlimit(Resource::Nofile)
                 };
-                let as_ever = prlimit(Some(pid), Resource::Nofile, few)?;
+                let as_ever = match prlimit(Some(pid), Resource::Nofile, few) {
+                    Err(Errno::PERM) => {
+                        let needs = "the right to limit the back end's process";
+                        return Err(Failure::Unmet(needs.into()));
+                    }
+                    limited => limited?,
+                };
                 let answered = bench.try_connect().map_err(FrontendError::from);
                 let config = NetConfig::default();
                 let session = answered.and_then(|mut front| {

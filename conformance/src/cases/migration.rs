@@ -12,7 +12,7 @@ use crate::case::{Case, Level, Need};
 use crate::cases::clauses::{contents, started};
 use crate::cases::coalescing::held;
 use crate::cases::control::{ALL, told};
-use crate::cases::offloads::{TCP, packet};
+use crate::cases::packets::{TCP, packet};
 use crate::cases::vf::{NEW, tagged};
 use crate::control::{coalesce, mac_table, obeyed, queue_pairs, vlan};
 use crate::link::Link;
@@ -142,6 +142,7 @@ pub(super) const CASES: &[Case] = &[
             ),
             Need::Feature(feature::VQ_NOTF_COAL, "VQ_NOTF_COAL"),
             Need::Protocol(protocol::CONFIG, "CONFIG"),
+            Need::Pairs(2),
         ],
         source: "VU Migration; V 2.4.1, 5.1.9.5",
         sent: "A MAC table, a VLAN, an address, two pairs and coalescing of a ring, each obeyed; a log, VHOST_F_LOG_ALL, and the features without it.",
@@ -358,7 +359,8 @@ fn front_of(device: &mut NetDevice) -> Result<&mut Frontend, Failure> {
     device.frontend().ok_or_else(none)
 }
 
-/// Says where a ring is once more; with the flag by which its used ring is logged, at its guest address, or without.
+/// Says where a ring is once more; with the flag by which its used ring is logged, at its guest address, or without. A packed ring's used
+/// descriptors are where all of them are.
 fn set_ring_log(device: &mut NetDevice, index: u32, on: bool) -> Result<(), Failure> {
     let pair = (index / 2) as usize;
     let ring = match index % 2 {
@@ -367,9 +369,13 @@ fn set_ring_log(device: &mut NetDevice, index: u32, on: bool) -> Result<(), Fail
     };
     let layout = ring.queue.layout();
     let parts = [layout.desc, layout.used, layout.avail];
+    let written = match ring.queue.as_packed() {
+        Some(_) => layout.desc,
+        None => layout.used,
+    };
     let memory = device.memory().clone();
     let user = parts.map(|part| memory.user_addr(part).unwrap_or_default());
-    let payload = message::vring_addr_logged(index, user, on.then_some(layout.used));
+    let payload = message::vring_addr_logged(index, user, on.then_some(written));
     Ok(front_of(device)?.set(request::SET_VRING_ADDR, &payload, &[])?)
 }
 

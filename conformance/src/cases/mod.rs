@@ -17,6 +17,7 @@ mod net;
 mod notifications;
 mod offloads;
 mod on_paths;
+mod packets;
 mod path_changes;
 mod paths;
 mod places;

@@ -23,7 +23,8 @@ const CSUM: Need = Need::Feature(feature::CSUM | feature::GUEST_CSUM, "CSUM");
 const TSO: Need = Need::Feature(feature::HOST_TSO4 | feature::CSUM, "HOST_TSO4");
 const MTU: Need = Need::Feature(feature::MTU, "MTU");
 const MRG: Need = Need::Feature(feature::MRG_RXBUF, "MRG_RXBUF");
-const PAIRS: Need = Need::Feature(feature::MQ, "MQ");
+const SEVERAL: Need = Need::Feature(feature::MQ, "MQ");
+const PAIRS: Need = Need::Pairs(2);
 
 macro_rules! again {
     ($($id:literal: $of:literal on $paths:ident, needs $($need:expr),*;)*) => {
@@ -41,9 +42,9 @@ macro_rules! again {
 
 pub(super) const CASES: &[Case] = again! {
     "path/calls": "ring/no-interrupt-flag" on MEDIATED, needs;
-    "path/call-of-every-pair": "ring/call-of-every-pair" on MEDIATED, needs PAIRS;
+    "path/call-of-every-pair": "ring/call-of-every-pair" on MEDIATED, needs SEVERAL, PAIRS;
     "path/framing-free": "ring/framing-free" on MIXED, needs;
-    "path/every-pair-served": "net/every-pair-served" on MEDIATED, needs PAIRS;
+    "path/every-pair-served": "net/every-pair-served" on MEDIATED, needs SEVERAL, PAIRS;
     "path/partial-csum-kinds": "net/partial-csum-kinds" on MIXED, needs CSUM;
     "path/tso-every-size": "net/tso-every-size" on MIXED, needs TSO;
     "path/tso-to-tso-peer": "net/tso-to-tso-peer" on MIXED, needs TSO;
@@ -59,7 +60,7 @@ pub(super) const CASES: &[Case] = again! {
     "path/counters-conserve": "vf/counters-conserve" on MIXED, needs;
     "path/mac-table": "control/mac-table" on MIXED, needs Need::Control, RX;
     "path/vlan": "control/vlan-keeps-out" on MIXED, needs Need::Control, VLAN;
-    "path/flows-spread": "control/flows-spread" on MEDIATED, needs Need::Control, MQ, CONFIG;
+    "path/flows-spread": "control/flows-spread" on MEDIATED, needs Need::Control, MQ, CONFIG, PAIRS;
     "path/broadcast-once-each": "switch/broadcast-once-each" on MIXED, needs Need::Onlooker;
     "path/burst-of-many": "switch/burst-of-many" on MEDIATED, needs Need::Onlooker;
     "path/disabled-receives-nothing": "link/disabled-receives-nothing" on MEDIATED, needs;
@@ -86,7 +87,9 @@ fn on(bench: &Bench, of: &str, paths: Paths) -> Result<Seen, Failure> {
             ordered => drop(ordered?),
         }
         seen = Ok((case.run)(bench).map_err(|failure| match failure {
-            Failure::Wrong(why) => Failure::Wrong(format!("{why} (on paths {first} and {second})")),
+            Failure::Wrong(what) | Failure::Lesser { what, .. } => {
+                Failure::Wrong(format!("{what} (on paths {first} and {second})"))
+            }
             other => other,
         })?);
     }

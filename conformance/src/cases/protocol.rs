@@ -1,6 +1,7 @@
 //! Messages: headers, replies, order, refusals.
 
 use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use crate::bench::{Bench, QUIET, without_ack};
@@ -356,11 +357,11 @@ pub(super) const CASES: &[Case] = &[
         level: Level::Must,
         needs: &[F30, ACK],
         source: "VU REPLY_ACK",
-        sent: "SET_VRING_ERR, RESET_OWNER and, where it is offered, NET_SET_MTU, with need_reply.",
+        sent: "SET_VRING_ERR, RESET_OWNER and, where they are offered, NET_SET_MTU and SET_BACKEND_REQ_FD, with need_reply.",
         expected: "Exactly one acknowledgement for each, of success or failure, and an answer to what is asked afterwards.",
         run: |bench| {
             let mut config = NetConfig::default();
-            config.protocol_features |= protocol::NET_MTU;
+            config.protocol_features |= protocol::NET_MTU | protocol::BACKEND_REQ;
             let (mut front, net) = bench.negotiated(&config)?;
             front.set_features(net.features())?;
             let event = vf_guest::eventfd::EventFd::new()?;
@@ -372,6 +373,11 @@ pub(super) const CASES: &[Case] = &[
             answered(front.set_vring_err(0, None))?;
             if front.protocol_features() & protocol::NET_MTU != 0 && net.has(feature::MTU) {
                 answered(front.set(request::NET_SET_MTU, &1500u64.to_le_bytes(), &[]))?;
+            }
+            // What the back end says there is not heard.
+            let (_ours, its) = UnixStream::pair()?;
+            if front.protocol_features() & protocol::BACKEND_REQ != 0 {
+                answered(front.set(request::SET_BACKEND_REQ_FD, &[], &[its.as_fd()]))?;
             }
             match front.set(request::RESET_OWNER, &[], &[]) {
                 // It is used no longer, the document says, and some end the session then.
@@ -424,13 +430,15 @@ pub(super) const CASES: &[Case] = &[
         level: Level::Should,
         needs: &[F30, ACK],
         source: "VU REPLY_ACK; VU SET_VRING_NUM, SET_MEM_TABLE",
-        sent: "What cannot be carried out, with need_reply: SET_VRING_NUM for rings 32768, 65536 and 2^32-1, and with sizes 0, 3, 65536 and 2^32-1 of a split ring; SET_MEM_TABLE that counts nine regions and has one; SET_CONFIG of a field that is read-only.",
+        sent: "What cannot be carried out, with need_reply, after SET_FEATURES: SET_VRING_NUM for rings 32768, 65536 and 2^32-1, and with sizes 0, 3, 65536 and 2^32-1 of a split ring; SET_MEM_TABLE that counts nine regions and has one; SET_CONFIG of a field that is read-only.",
         expected: "None is answered with 0: that says success.",
         run: |bench| {
             let rings = [32_768, 65_536, u32::MAX].map(|ring| (ring, 256));
             let sizes = [0, 3, 65_536, u32::MAX].map(|size| (0, size));
             for (ring, size) in rings.into_iter().chain(sizes) {
-                let (mut front, _) = bench.negotiated(&NetConfig::default())?;
+                let (mut front, net) = bench.negotiated(&NetConfig::default())?;
+                // A packed ring may have any size.
+                front.set_features(net.features())?;
                 ensure(
                     front.set_vring_num(ring, size).is_err(),
                     format_args!("size {size} of ring {ring} was accepted"),

@@ -156,7 +156,7 @@ pub(super) const CASES: &[Case] = &[
                 let frame = link.frame(60);
                 link.send(&frame)?;
                 link.sent()?;
-                if link.sees().is_ok() {
+                if link.is_seen() {
                     link.expect_next(&frame)?;
                 }
             }
@@ -167,9 +167,9 @@ pub(super) const CASES: &[Case] = &[
         id: "ring/order",
         level: Level::Must,
         needs: &[Need::Delivery],
-        source: "V 6.2 Reserved Feature Bits (IN_ORDER), 2.8.12; network order",
-        sent: "200 frames, kicked once; with IN_ORDER and without.",
-        expected: "All arrive in their order.",
+        source: "V 6.2 Reserved Feature Bits (IN_ORDER), 2.8.12; IEEE 802.1Q-2018 6.5.2, 6.5.3",
+        sent: "200 frames, kicked once; with IN_ORDER and without; three times at most.",
+        expected: "All are given back, with IN_ORDER in their order. They arrive in their order, too, all of them in one of the tries: no text of virtio's asks for that, and a network does it.",
         run: |bench| {
             in_order(bench, &NetConfig::default())?;
             // Here each chain is given back by its own name.
@@ -383,7 +383,7 @@ pub(super) const CASES: &[Case] = &[
         needs: &[PACKED, EVENT_IDX],
         source: "V 2.7.7.2 Used Buffer Notification Suppression (the same for packed rings), 2.8.14",
         sent: "16 frames on packed rings of 256 that ask for a call at descriptor 2 of the second lap.",
-        expected: "No call with frame 3: that descriptor is meant in another lap.",
+        expected: "No call with frame 3 or behind it: that descriptor is meant in another lap.",
         run: |bench| {
             let mut link = bench.link(&NetConfig::default())?;
             link.tx.tx_ring(0).queue.set_interrupt_after(258);
@@ -508,7 +508,7 @@ pub(super) const CASES: &[Case] = &[
                 let frame = link.frame(300 + n);
                 send_cut(&mut link, &frame, &cuts, false)?;
                 link.sent()?;
-                if link.sees().is_ok() {
+                if link.is_seen() {
                     link.expect(&frame)?;
                 }
             }
@@ -519,7 +519,7 @@ pub(super) const CASES: &[Case] = &[
                 let frame = link.frame(1400);
                 send_cut(&mut link, &frame, &cuts, true)?;
                 link.sent()?;
-                if link.sees().is_ok() {
+                if link.is_seen() {
                     link.expect(&frame)?;
                 }
             }
@@ -528,30 +528,42 @@ pub(super) const CASES: &[Case] = &[
     },
 ];
 
-/// Sends 200 frames with one kick, and checks that they arrive in their order and are given back.
+/// Sends 200 frames with one kick, and checks that they are given back, in their order where that was agreed on (what the ring finds out
+/// itself). How they arrive is the network's.
 fn in_order(bench: &Bench, config: &NetConfig) -> Result<Seen, Failure> {
     let mut link = bench.link(config)?;
-    let frames: Vec<_> = (0..200).map(|_| link.frame(100)).collect();
-    for frame in &frames {
-        link.tx.send(0, &NetHeader::default(), frame)?;
+    let notes = link.notes();
+    let mut most = 0;
+    for _ in 0..3 {
+        let frames: Vec<_> = (0..200).map(|_| link.frame(100)).collect();
+        for frame in &frames {
+            link.tx.send(0, &NetHeader::default(), frame)?;
+        }
+        link.tx.kick();
+        let (mut came, mut next) = (0, 0);
+        while came < frames.len()
+            && let Some(got) = link.receive(DEADLINE)?
+        {
+            let at = frames.iter().position(|frame| frame == got.bytes());
+            let at = at.ok_or_else(|| Failure::Wrong("a frame was changed".into()))?;
+            notes.ought(
+                Level::Model,
+                at >= next,
+                format_args!("frame {at} came behind frame {next} or twice"),
+            );
+            (came, next) = (came + 1, at + 1);
+        }
+        link.sent()?;
+        if came == frames.len() {
+            return Ok(Seen::Conforms);
+        }
+        most = most.max(came);
     }
-    link.tx.kick();
-    let mut next = 0;
-    while next < frames.len() {
-        let Some(got) = link.receive(DEADLINE)? else {
-            break;
-        };
-        ensure(
-            got.bytes() == frames[next],
-            format_args!("frame {next} out of order"),
-        )?;
-        next += 1;
-    }
-    ensure(
-        next == frames.len(),
-        format_args!("{next} of 200 frames arrived"),
-    )?;
-    link.sent()?;
+    notes.ought(
+        Level::Model,
+        false,
+        format_args!("{most} of 200 frames arrived, in the best of three tries"),
+    );
     Ok(Seen::Conforms)
 }
 

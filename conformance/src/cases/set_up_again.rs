@@ -26,7 +26,7 @@ pub(super) const CASES: &[Case] = &[
         needs: &[F30],
         source: "VU Ring states",
         sent: "A whole set-up but for SET_VRING_ENABLE, and a frame in each send ring; then SET_VRING_ENABLE 1, and others.",
-        expected: "The first frames do not arrive, the others do: with bit 30 negotiated a ring starts out disabled, and what is sent on a disabled ring is discarded. The first of several pairs may be enabled, as vhost-user-net \"has historically automatically enabled the first queue pair\".",
+        expected: "The first frames do not arrive, the others do: with bit 30 negotiated a ring starts out disabled, and what is sent on a disabled ring is discarded. The first pair may be enabled, as vhost-user-net \"has historically automatically enabled the first queue pair\".",
         run: |bench| {
             let (mut front, mut net) = bench.negotiated(&pairs(bench))?;
             front.set_features(net.features())?;
@@ -46,7 +46,7 @@ pub(super) const CASES: &[Case] = &[
         ],
         source: "VU RESET_DEVICE",
         sent: "RESET_DEVICE while rings run, the set-up again but for SET_VRING_ENABLE, and a frame in each send ring; then SET_VRING_ENABLE 1, and others.",
-        expected: "The first frames do not arrive, the others do: all rings are disabled by the request. The first of several pairs may be enabled again, as it may in the beginning.",
+        expected: "The first frames do not arrive, the others do: all rings are disabled by the request. The first pair may be enabled again, as it may in the beginning.",
         run: |bench| {
             let mut config = pairs(bench);
             config.protocol_features ^= protocol::RESET_DEVICE | protocol::CONFIGURE_MEM_SLOTS;
@@ -66,7 +66,7 @@ pub(super) const CASES: &[Case] = &[
         level: Level::Should,
         needs: &[],
         source: "V 2.2.2 Feature Bits; VU REPLY_ACK",
-        sent: "Rings that are stopped, SET_FEATURES with another set (without MRG_RXBUF, EVENT_IDX and IN_ORDER, then with all of them and RING_PACKED if it is offered), other memory and rings by that set, as when a guest starts again with another driver.",
+        sent: "Rings that are stopped, SET_FEATURES with another set (without MRG_RXBUF, EVENT_IDX and IN_ORDER, then with all of them and RING_PACKED if it is offered), more memory and rings by that set, as when a guest starts again with another driver.",
         expected: "Accepted, and frames pass each time: the set that came last is in force.",
         run: |bench| {
             let few = feature::MRG_RXBUF | feature::EVENT_IDX | feature::IN_ORDER;
@@ -78,10 +78,9 @@ pub(super) const CASES: &[Case] = &[
                 let frame = link.frame(300);
                 link.pass(&frame)?;
                 let mut front = stopped(&mut link)?;
-                let config = NetConfig {
-                    features,
-                    ..config.clone()
-                };
+                config.features = features;
+                // Also at other addresses: whether memory takes the place of other memory at the same ones is another matter.
+                config.lead += 1 << 20;
                 let mut net = NetDevice::detached(bench.features(), &config)?;
                 front.set_features(net.features())?;
                 front.set_mem_table(net.memory().regions())?;
@@ -265,7 +264,7 @@ pub(super) const CASES: &[Case] = &[
 
 /// Two pairs of rings where there are several.
 fn pairs(bench: &Bench) -> NetConfig {
-    let several = bench.features() & feature::MQ != 0;
+    let several = Need::Pairs(2).met(bench);
     NetConfig {
         queue_pairs: if several { 2 } else { 1 },
         ..NetConfig::default()
@@ -273,7 +272,7 @@ fn pairs(bench: &Bench) -> NetConfig {
 }
 
 /// Checks that the rings of a sender are disabled that are all there otherwise, and that they are served once they are enabled. The first
-/// pair of several may be enabled.
+/// pair may be enabled.
 fn disabled(bench: &Bench, link: &mut Link) -> Result<Seen, Failure> {
     let pairs = link.tx.queue_pairs();
     let mut seen = Seen::Conforms;
@@ -285,7 +284,7 @@ fn disabled(bench: &Bench, link: &mut Link) -> Result<Seen, Failure> {
         link.sees()?;
         if came(link, &frame, QUIET)? {
             ensure(
-                pair == 0 && pairs > 1,
+                pair == 0,
                 format_args!("a frame of pair {pair} arrived before the pair was enabled"),
             )?;
             seen = Seen::Tolerated;

@@ -1,12 +1,15 @@
 //! Shapes that few drivers give rings, buffers and memory, and all may: sizes at either end, buffers that hold next to nothing or are
 //! too few, rings that move, regions that begin in the middle of a page.
 
+use std::collections::HashMap;
+
 use vm_memory::Bytes;
 
-use crate::bench::{Bench, QUIET, with, without};
+use crate::bench::{Bench, DEADLINE, Link, QUIET, with, without};
 use crate::case::{Case, Level, Need};
 use crate::cases::clauses::{started, stopped};
-use crate::cases::offloads::{MSS, TAKES_TSO4, TCP, TSO4, packet, segments};
+use crate::cases::offloads::{MSS, TAKES_TSO4, TSO4, segments};
+use crate::cases::packets::{TCP, packet};
 use crate::cases::vf::{ADMIN, tagged};
 use crate::verdict::{Failure, Seen, ensure};
 use vf_guest::driver::Format;
@@ -87,8 +90,8 @@ pub(super) const CASES: &[Case] = &[
         level: Level::Model,
         needs: &[Need::Delivery, Need::Feature(feature::MTU, "MTU")],
         source: "V 5.1.4.1 (mtu is that of the payload); IEEE 802.3-2022 3.2.7 (a tagged frame has 4 bytes more)",
-        sent: "A frame of 1518 bytes with a VLAN tag between drivers that accepted an mtu of 1500.",
-        expected: "It arrives: its payload has 1500 bytes.",
+        sent: "A frame of 1518 bytes with a VLAN tag between drivers that accepted an mtu of 1500; of fewer if a smaller one is told.",
+        expected: "It arrives: its payload is as long as the mtu.",
         run: |bench| {
             let mut link = bench.link(&NetConfig::default())?;
             let plain = link.frame(14 + usize::from(NetConfig::default().mtu));
@@ -103,8 +106,8 @@ pub(super) const CASES: &[Case] = &[
         level: Level::Model,
         needs: &[Need::Delivery, Need::Feature(feature::MTU, "MTU")],
         source: "V 5.1.4.1 (mtu is that of the payload); IEEE 802.1Q-2018 9 (a service and a customer tag)",
-        sent: "A frame of 1522 bytes with two VLAN tags between drivers that accepted an mtu of 1500.",
-        expected: "It arrives: its payload has 1500 bytes.",
+        sent: "A frame of 1522 bytes with two VLAN tags between drivers that accepted an mtu of 1500; of fewer if a smaller one is told.",
+        expected: "It arrives: its payload is as long as the mtu.",
         run: |bench| {
             let mut link = bench.link(&NetConfig::default())?;
             let plain = link.frame(14 + usize::from(NetConfig::default().mtu));
@@ -157,7 +160,7 @@ pub(super) const CASES: &[Case] = &[
             let mut link = bench.link(&config)?;
             let frame = link.frame(300);
             link.pass(&frame)?;
-            for queue_size in [64, 512] {
+            for queue_size in [64, 128] {
                 config.queue_size = queue_size;
                 let mut front = stopped(&mut link)?;
                 let mut net = NetDevice::detached(link.tx.features(), &config)?;
@@ -165,7 +168,7 @@ pub(super) const CASES: &[Case] = &[
                 started(&mut net, front)?;
                 bench.settle();
                 link.tx = net;
-                for n in 0..2 * usize::from(queue_size) {
+                for n in 0..4 * usize::from(queue_size) {
                     let frame = link.frame(60 + n);
                     link.pass(&frame)?;
                 }
@@ -260,27 +263,15 @@ pub(super) const CASES: &[Case] = &[
         level: Level::Text,
         needs: &[Need::Delivery],
         source: "V 2.7, 2.7.8, 2.8 (any descriptor may be the head of a chain)",
-        sent: "Rings of 1024 full of frames with one kick behind them, twice; without IN_ORDER, so that each is given back by its own name.",
-        expected: "Each is given back and arrives.",
+        sent: "Rings of 1024 full of frames with one kick behind them, twice; without IN_ORDER, so that each is given back by its own name. Where some are lost, the rings full again, at most 64 at a time.",
+        expected: "Each is given back, and what each descriptor has arrives once at least: a network may lose some of so many at once.",
         run: |bench| {
             let config = NetConfig {
                 queue_size: 1024,
                 ..without(feature::IN_ORDER)
             };
             let mut link = bench.link(&config)?;
-            for _ in 0..2 {
-                let frames: Vec<Vec<u8>> = (0..1024).map(|_| link.frame(60)).collect();
-                for frame in &frames {
-                    let room = link.tx.send(0, &NetHeader::default(), frame)?;
-                    ensure(room, "the send ring is full too soon")?;
-                }
-                link.tx.kick();
-                for frame in &frames {
-                    link.expect(frame)?;
-                }
-                link.sent()?;
-            }
-            Ok(Seen::Conforms)
+            every_descriptor(&mut link)
         },
     },
     Case {
@@ -298,7 +289,7 @@ pub(super) const CASES: &[Case] = &[
                 };
                 let mut link = bench.link(&config)?;
                 for len in [2000, 9014, 9230] {
-                    let frame = link.frame(len);
+                    let frame = link.frame_of(len);
                     link.pass(&frame)?;
                 }
             }
@@ -329,7 +320,10 @@ fn every_size(bench: &Bench) -> Result<Seen, Failure> {
             ..buffers(128, queue_size)
         };
         let mut link = match bench.link(&config) {
-            Err(Failure::Session(FrontendError::Nack { .. } | FrontendError::Closed)) => {
+            Err(
+                Failure::Session(FrontendError::Nack { .. } | FrontendError::Closed)
+                | Failure::Unmet(_),
+            ) => {
                 seen = Seen::Refused;
                 continue;
             }
@@ -348,12 +342,52 @@ fn every_size(bench: &Bench) -> Result<Seen, Failure> {
             Some(front) => front.get_vring_base(1)?,
             None => base,
         };
+        // Back ends that work in order may leave the used side of a packed ring out.
         ensure(
-            said == base,
+            said == base || bench.format() == Format::Packed && said == base & 0xffff,
             format_args!("{queue_size} descriptors: base {said:#x}, the driver is at {base:#x}"),
         )?;
     }
     Ok(seen)
+}
+
+/// Sends from each descriptor of a ring until what it had has arrived once, all with one kick and then few at a time.
+fn every_descriptor(link: &mut Link) -> Result<Seen, Failure> {
+    const SIZE: usize = 1024;
+    const FEW: usize = 64;
+    let mut arrived = [false; SIZE];
+    let mut sent = HashMap::new();
+    for (lap, at_once) in [SIZE, SIZE, FEW, FEW, FEW].into_iter().enumerate() {
+        for _ in 0..SIZE / at_once {
+            for _ in 0..at_once {
+                let head = link.tx.tx_ring(0).queue.next_head().map(usize::from);
+                let frame = link.frame(60);
+                let room = link.tx.send(0, &NetHeader::default(), &frame)?;
+                ensure(room, "the send ring is full too soon")?;
+                sent.insert(frame, head.unwrap_or_default());
+            }
+            link.tx.kick();
+            let mut came = 0;
+            while came < at_once
+                && let Some(got) = link.receive(DEADLINE / 4)?
+            {
+                let changed = || Failure::Wrong("a frame arrived twice, or changed".into());
+                let head = sent.remove(got.bytes()).ok_or_else(changed)?;
+                if let Some(arrived) = arrived.get_mut(head) {
+                    *arrived = true;
+                }
+                came += 1;
+            }
+            link.sent()?;
+        }
+        if lap > 0 && !arrived.contains(&false) {
+            return Ok(Seen::Conforms);
+        }
+    }
+    let lost = arrived.iter().filter(|arrived| !**arrived).count();
+    Err(Failure::Wrong(format!(
+        "of {lost} of {SIZE} descriptors no frame arrived in five tries"
+    )))
 }
 
 fn mrg_many(bench: &Bench, pieces: u32) -> Result<(), Failure> {

@@ -62,8 +62,9 @@ pub(super) const CASES: &[Case] = &[
         needs: &[ADMIN, Need::Peer, Need::Onlooker],
         source: "IEEE 802.1Qbg Virtual Ethernet Bridge; PCI SR-IOV NICs",
         sent: "Frames to an address that is nobody's.",
-        expected: "No VF gets them: a VEB knows its stations, and gives the rest to its uplink.",
+        expected: "No VF gets them: a VEB knows its stations, and gives the rest to its uplink. (A bridge that learns floods them.)",
         run: |bench| {
+            bench.administer("switch veb")?;
             let mut link = bench.link(&NetConfig::default())?;
             let mut onlooker = bench.onlooker(&NetConfig::default())?;
             let mut frame = link.frame(100);

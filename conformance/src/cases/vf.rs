@@ -395,7 +395,7 @@ pub(super) const CASES: &[Case] = &[
         level: Level::Model,
         needs: &[ADMIN, Need::Peer, Need::Onlooker],
         source: "SR-IOV: virtual functions share nothing that one may use up",
-        sent: "300 frames to a VF beside a flood of broadcasts by their sender's neighbour, which nobody asked for.",
+        sent: "300 frames to a VF beside a flood of frames of their sender's neighbour to itself, which nobody asked for.",
         expected: "Each arrives.",
         run: |bench| {
             let mut link = bench.link(&NetConfig::default())?;

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use crate::bench::{Bench, DEADLINE, QUIET, with, without};
 use crate::case::{Case, Level, Need};
 use crate::cases::control::{address, controlled, told};
-use crate::cases::offloads::{TCP, TSO4, packet};
+use crate::cases::offloads::TSO4;
+use crate::cases::packets::{TCP, packet};
 use crate::cases::vf::{
     ADMIN, CONFIG, CTRL_MAC, CTRL_RX, FOREIGN, NEW, colons, counters, flood, is_seen, plain,
     tagged, to,
