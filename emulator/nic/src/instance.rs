@@ -14,7 +14,7 @@ pub use self::planes::Planes;
 pub use self::socket::VfSocket;
 use self::vf_device::VfDevice;
 use crate::capture::event::{Audience, Happening};
-use crate::capture::{Capture, Wanted};
+use crate::capture::{Budget, Capture, Wanted};
 use crate::clock::Clock;
 use crate::config::NicSettings;
 use crate::ctrl_queue::CommandLimiter;
@@ -53,6 +53,7 @@ pub struct NicInstance {
     flapping: Option<(Nanos, Flap)>,
     clock: Clock,
     audience: Audience,
+    captured: Budget,
     pool: Pool,
 }
 
@@ -106,6 +107,7 @@ impl NicInstance {
             flapping: None,
             clock,
             audience: Audience::default(),
+            captured: Budget::default(),
             pool,
         };
         host.note_paths();
@@ -122,15 +124,16 @@ impl NicInstance {
     /// Captures frames and events of the NIC from now on: what passes after this is seen. `bell` wakes whoever writes them.
     #[must_use]
     pub fn capture(&self, wanted: Wanted, bell: Doorbell) -> Arc<Capture> {
-        let capture = Capture::new(wanted, self.vfs.len(), bell, self.pool.clone());
+        let (pool, budget) = (self.pool.clone(), self.captured.clone());
+        let capture = Capture::new(wanted, self.vfs.len(), bell, pool, budget);
         for worker in &self.workers {
             let capture = Arc::clone(&capture);
-            worker.call(move |plane| plane.captures_mut().attach(capture));
+            worker.call(move |plane| plane.captures_mut().attach(&capture));
         }
         let there = Arc::clone(&capture);
         self.hypervisor
-            .call(move |plane| plane.captures_mut().attach(there));
-        self.audience.add(Arc::clone(&capture));
+            .call(move |plane| plane.captures_mut().attach(&there));
+        self.audience.add(&capture);
         capture
     }
 

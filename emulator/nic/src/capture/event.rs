@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use serde::{Deserialize, Serialize};
 use vf_model::{Nanos, Path};
@@ -152,33 +152,36 @@ impl fmt::Display for Happening {
 
 /// Who is told of what happens to a NIC.
 #[derive(Default)]
-pub(crate) struct Audience(RefCell<Vec<Arc<Capture>>>);
+pub(crate) struct Audience(RefCell<Vec<Weak<Capture>>>);
 
 impl Audience {
-    /// Tells `capture`, too, until it is closed.
-    pub(crate) fn add(&self, capture: Arc<Capture>) {
-        self.0.borrow_mut().push(capture);
+    /// Tells `capture`, too, until it is closed or gone.
+    pub(crate) fn add(&self, capture: &Arc<Capture>) {
+        self.0.borrow_mut().push(Arc::downgrade(capture));
     }
 
     /// How many administrators have.
     pub(crate) fn of_administrators(&self) -> usize {
-        self.len();
-        let all = self.0.borrow();
-        let own = all.iter().filter(|capture| !capture.wanted().observer);
-        own.count()
+        let own = |capture: &Arc<Capture>| !capture.wanted().observer;
+        self.all().iter().filter(|capture| own(capture)).count()
     }
 
-    /// How many there are.
-    fn len(&self) -> usize {
-        self.0.borrow_mut().retain(|capture| !capture.is_closed());
-        self.0.borrow().len()
+    /// Those that there are.
+    fn all(&self) -> Vec<Arc<Capture>> {
+        let mut all = Vec::new();
+        self.0.borrow_mut().retain(|capture| {
+            let open = capture.upgrade().filter(|capture| !capture.is_closed());
+            all.extend(open.iter().cloned());
+            open.is_some()
+        });
+        all
     }
 
     /// Tells all of them, if there are any.
     pub(crate) fn tell(&self, at: Nanos, what: impl FnOnce() -> Happening) {
-        if self.len() > 0 {
+        let all = self.all();
+        if !all.is_empty() {
             let event = Event { at, what: what() };
-            let all = self.0.borrow();
             all.iter().for_each(|capture| capture.tell(event.clone()));
         }
     }

@@ -18,9 +18,10 @@ pub struct Watched {
 }
 
 impl Drop for Watched {
-    /// Planes forget a capture that nobody writes, whatever ends the thread.
+    /// Planes forget a capture that nobody writes, whatever ends the thread, and what it has seen is given back at once.
     fn drop(&mut self) {
         self.capture.close();
+        self.capture.clear();
     }
 }
 

@@ -24,8 +24,8 @@ use crate::watch::{Direction, Port};
 
 /// Frames and events that wait to be written.
 const QUEUE: usize = 16 * 1024;
-/// The same in bytes.
-const QUEUE_BYTES: u64 = 32 << 20;
+/// Bytes that wait in all captures of a NIC.
+const BUDGET: u64 = 64 << 20;
 /// What an event counts as against that.
 const EVENT_BYTES: u64 = 256;
 
@@ -106,12 +106,40 @@ pub enum Item {
     Event(Event),
 }
 
-/// See the module. Planes and whoever tells of events fill its queue, one thread empties it.
+/// Bytes that wait in all captures of a NIC together. Each may have as many as are left: one that nobody reads half of all, two a third
+/// each, and so those that are read always find room.
+#[derive(Clone, Default)]
+pub struct Budget(Arc<AtomicU64>);
+
+impl Budget {
+    /// Whether a capture that has so many may have more.
+    fn has_room(&self, held: u64) -> bool {
+        held < BUDGET.saturating_sub(self.0.load(Ordering::Relaxed))
+    }
+
+    /// Whether nothing waits.
+    #[cfg(test)]
+    pub(crate) fn is_unused(&self) -> bool {
+        self.0.load(Ordering::Relaxed) == 0
+    }
+
+    fn take(&self, bytes: u64) {
+        self.0.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    fn give(&self, bytes: u64) {
+        self.0.fetch_sub(bytes, Ordering::Relaxed);
+    }
+}
+
+/// See the module. Planes and whoever tells of events fill its queue, one thread empties it: theirs is the only lasting hold on it, so
+/// that a plane that sleeps keeps nothing of one that is gone.
 pub struct Capture {
     wanted: Wanted,
     /// The interface of each VF, and behind the last one those of wire and PF.
     interfaces: Vec<Option<usize>>,
     queue: FrameQueue<Item>,
+    budget: Budget,
     /// By interface, and behind the last one events.
     missed: Vec<AtomicU64>,
     /// By interface: when the next frame is wanted, if only so many a second are.
@@ -124,7 +152,13 @@ pub struct Capture {
 impl Capture {
     /// A capture of a NIC with so many VFs; `bell` wakes the thread that writes what it sees.
     #[must_use]
-    pub fn new(wanted: Wanted, vfs: usize, bell: Doorbell, pool: Pool) -> Arc<Capture> {
+    pub fn new(
+        wanted: Wanted,
+        vfs: usize,
+        bell: Doorbell,
+        pool: Pool,
+        budget: Budget,
+    ) -> Arc<Capture> {
         let mut interfaces = vec![None; vfs + 2];
         for (n, port) in wanted.ports.iter().enumerate() {
             if let Some(interface) = interfaces.get_mut(place(*port, vfs)) {
@@ -138,7 +172,8 @@ impl Capture {
             due: wanted.ports.iter().map(|_| AtomicU64::new(0)).collect(),
             wanted,
             interfaces,
-            queue: FrameQueue::new(QUEUE, QUEUE_BYTES),
+            queue: FrameQueue::new(QUEUE, BUDGET),
+            budget,
             closed: AtomicBool::new(false),
             bell,
             pool,
@@ -194,14 +229,25 @@ impl Capture {
             self.pool.give(captured.frame);
             return;
         }
-        match self
-            .queue
-            .push(cost(&captured.frame), Item::Frame(captured))
-        {
-            Ok(()) => self.bell.ring(),
-            Err(lost) => {
-                self.miss(port, 1);
-                self.recycle(lost);
+        if let Err(lost) = self.leave(cost(&captured.frame), Item::Frame(captured)) {
+            self.miss(port, 1);
+            self.recycle(lost);
+        }
+    }
+
+    fn leave(&self, bytes: u64, item: Item) -> Result<(), Item> {
+        if !self.budget.has_room(self.queue.bytes()) {
+            return Err(item);
+        }
+        self.budget.take(bytes);
+        match self.queue.push(bytes, item) {
+            Ok(()) => {
+                self.bell.ring();
+                Ok(())
+            }
+            Err(item) => {
+                self.budget.give(bytes);
+                Err(item)
             }
         }
     }
@@ -211,13 +257,10 @@ impl Capture {
         if !self.wanted.events {
             return;
         }
-        match self.queue.push(EVENT_BYTES, Item::Event(event)) {
-            Ok(()) => self.bell.ring(),
-            Err(_) => {
-                if let Some(events) = self.missed.last() {
-                    events.fetch_add(1, Ordering::Relaxed);
-                }
-            }
+        if self.leave(EVENT_BYTES, Item::Event(event)).is_err()
+            && let Some(events) = self.missed.last()
+        {
+            events.fetch_add(1, Ordering::Relaxed);
         }
     }
 
@@ -235,7 +278,19 @@ impl Capture {
     /// What is to be written next.
     #[must_use]
     pub fn take(&self) -> Option<Item> {
-        self.queue.pop().map(|(item, _)| item)
+        let (item, _) = self.queue.pop()?;
+        self.budget.give(match &item {
+            Item::Frame(captured) => cost(&captured.frame),
+            Item::Event(_) => EVENT_BYTES,
+        });
+        Some(item)
+    }
+
+    /// Throws away what is to be written.
+    pub(crate) fn clear(&self) {
+        while let Some(item) = self.take() {
+            self.recycle(item);
+        }
     }
 
     /// Whether nothing is.
@@ -265,6 +320,12 @@ impl Capture {
     #[must_use]
     pub fn is_closed(&self) -> bool {
         self.closed.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Capture {
+    fn drop(&mut self) {
+        self.clear();
     }
 }
 

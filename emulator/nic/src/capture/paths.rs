@@ -144,7 +144,7 @@ impl<W: Write> Form for Paths<W> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::capture::{Capture, Wanted, all_ports};
+    use crate::capture::{Budget, Capture, Wanted, all_ports};
     use crate::queue::{Doorbell, Frame, Pool};
     use crate::watch::{Direction, Port};
     use mio::{Poll, Token, Waker};
@@ -194,6 +194,7 @@ mod tests {
                 2,
                 Doorbell::new(Waker::new(Poll::new().unwrap().registry(), Token(0)).unwrap()),
                 Pool::new(4),
+                Budget::default(),
             ),
             began: 0,
         };

@@ -233,7 +233,7 @@ mod tests {
     use vf_model::{Nanos, VfIndex};
 
     use super::super::event::{Event, Happening};
-    use super::super::{Capture, QUEUE, Wanted};
+    use super::super::{Budget, Capture, QUEUE, Wanted};
     use super::*;
     use crate::queue::{Doorbell, Frame, Pool};
 
@@ -247,7 +247,13 @@ mod tests {
         Watched {
             number: 0,
             nic: nic.to_owned(),
-            capture: Capture::new(wanted, 1, Doorbell::new(waker), Pool::new(4)),
+            capture: Capture::new(
+                wanted,
+                1,
+                Doorbell::new(waker),
+                Pool::new(4),
+                Budget::default(),
+            ),
             began: 0,
         }
     }

@@ -1,7 +1,7 @@
 //! The captures that are attached to a plane: hands them copies of the frames that pass their ports, and of those that are dropped
 //! there. What passes the wire is shown as a wire has it: in segments, with its checksums. Costs a look at an empty list while there are none, and never waits.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use vf_model::{DropReason, Nanos, Path, Policy, Verdict, VfIndex, VfSet};
 use vf_vhost::frame::{FrameBuf, TagEdit};
@@ -14,7 +14,7 @@ use crate::watch::{Direction, Port};
 
 /// See the module.
 pub struct Captures {
-    attached: Vec<Arc<Capture>>,
+    attached: Vec<Weak<Capture>>,
     /// Ports of which all frames are wanted.
     ports: Ports,
     /// When the plane's round began.
@@ -73,19 +73,19 @@ impl Captures {
     }
 
     /// Shows `capture` what passes from now on, until it is closed.
-    pub fn attach(&mut self, capture: Arc<Capture>) {
-        self.attached.push(capture);
+    pub fn attach(&mut self, capture: &Arc<Capture>) {
+        self.attached.push(Arc::downgrade(capture));
         self.note_ports();
     }
 
     fn note_ports(&mut self) {
         self.ports = Ports::default();
-        let all = self.attached.iter().map(|capture| capture.wanted());
-        for wanted in all.filter(|wanted| !wanted.drops_only) {
-            wanted
-                .ports
-                .iter()
-                .for_each(|port| self.ports.insert(*port));
+        for capture in self.attached.iter().filter_map(Weak::upgrade) {
+            let wanted = capture.wanted();
+            if !wanted.drops_only {
+                let ports = wanted.ports.iter();
+                ports.for_each(|port| self.ports.insert(*port));
+            }
         }
     }
 
@@ -106,8 +106,12 @@ impl Captures {
     pub(super) fn begin_round(&mut self, now: Nanos) {
         if self.is_on() {
             self.now = now;
-            if self.attached.iter().any(|capture| capture.is_closed()) {
-                self.attached.retain(|capture| !capture.is_closed());
+            let is_open = |capture: &Weak<Capture>| {
+                let capture = capture.upgrade();
+                capture.is_some_and(|capture| !capture.is_closed())
+            };
+            if !self.attached.iter().all(is_open) {
+                self.attached.retain(is_open);
                 self.note_ports();
             }
         }
@@ -140,11 +144,8 @@ impl Captures {
         passing: &Passing<'_>,
         is_meant: impl Fn(&Wanted) -> bool,
     ) {
-        for capture in self
-            .attached
-            .iter()
-            .filter(|capture| is_meant(capture.wanted()))
-        {
+        let attached = self.attached.iter().filter_map(Weak::upgrade);
+        for capture in attached.filter(|capture| is_meant(capture.wanted())) {
             let unwanted = passing.drop.is_none() && capture.wanted().drops_only;
             let Some(interface) = capture.interface(passing.port).filter(|_| !unwanted) else {
                 continue;
@@ -199,9 +200,8 @@ impl Captures {
     #[cold]
     pub(super) fn miss(&self, vf: VfIndex, frames: u64) {
         let port = Port::Vf(vf);
-        self.attached
-            .iter()
-            .for_each(|capture| capture.miss(port, frames));
+        let attached = self.attached.iter().filter_map(Weak::upgrade);
+        attached.for_each(|capture| capture.miss(port, frames));
     }
 
     /// What a driver of a VF has sent that is no frame.

@@ -4,21 +4,26 @@ use proptest::collection::vec;
 use proptest::sample::select;
 
 use super::*;
-use crate::capture::{Capture, Captured, Item, Wanted, all_ports};
+use crate::capture::{Budget, Capture, Captured, Item, Wanted, all_ports};
 use crate::watch::{Direction, Port};
 
 impl Bench {
     /// Captures from now on.
     fn capture(&mut self, wanted: Wanted) -> Arc<Capture> {
+        self.capture_within(wanted, Budget::default())
+    }
+
+    /// The same beside others that have this budget.
+    fn capture_within(&mut self, wanted: Wanted, budget: Budget) -> Arc<Capture> {
         let poll = mio::Poll::new().unwrap();
         let bell = Doorbell::new(mio::Waker::new(poll.registry(), mio::Token(0)).unwrap());
         let vfs = self.policies.load().vf_count();
-        let capture = Capture::new(wanted, vfs, bell, Pool::new(1));
+        let capture = Capture::new(wanted, vfs, bell, Pool::new(1), budget);
         let workers = std::iter::once(&mut self.worker).chain(&mut self.others);
         for worker in workers {
-            worker.captures_mut().attach(Arc::clone(&capture));
+            worker.captures_mut().attach(&capture);
         }
-        self.hypervisor.captures_mut().attach(Arc::clone(&capture));
+        self.hypervisor.captures_mut().attach(&capture);
         capture
     }
 
@@ -292,4 +297,41 @@ fn a_capture_that_is_closed_is_forgotten_and_snaplen_leaves_the_length() {
     capture.close();
     bench.settle();
     assert_eq!(Arc::strong_count(&capture), 1);
+}
+
+#[test]
+fn captures_that_nobody_reads_leave_room_to_one_that_is_read_and_nothing_when_they_are_gone() {
+    let mut bench = bench(1);
+    let budget = Budget::default();
+    let wanted = || Wanted {
+        ports: vec![Port::Vf(VfIndex(1))],
+        ..Wanted::default()
+    };
+    let unread = [0; 3].map(|_| bench.capture_within(wanted(), budget.clone()));
+    let read = bench.capture_within(wanted(), budget.clone());
+    let mut seen = 0;
+    for _ in 0..20_000 {
+        bench.vms[2].send(mac(1));
+        bench.settle();
+        bench.vms[1].receive();
+        bench.vms[1].got.clear();
+        seen += frames(&read).len();
+    }
+    assert_eq!((seen, read.missed().next()), (20_000, Some(0)));
+    let missed = unread.iter().map(|capture| capture.missed().next());
+    let missed: Vec<_> = missed.flatten().collect();
+    // A quarter of 64 MiB each, in frames that count as 2048 bytes.
+    let had = 20_000 - (64 << 20) / 4 / 2048;
+    assert!(
+        missed.iter().all(|missed| missed.abs_diff(had) < 3),
+        "{missed:?}"
+    );
+    // No plane has another round.
+    let gone = unread.map(|capture| {
+        let weak = Arc::downgrade(&capture);
+        drop(capture);
+        weak.upgrade().is_none()
+    });
+    assert_eq!(gone, [true; 3]);
+    assert!(budget.is_unused());
 }
