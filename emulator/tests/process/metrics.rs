@@ -166,6 +166,14 @@ fn scrapers_that_do_not_read_cost_themselves_only() {
         scraped.emulator.show();
     }
     drop(stuck);
+    // Nor do those who come again whenever they have lost their place.
+    let mut stuck: Vec<_> = (0..12).map(|_| scraped.connect()).collect();
+    for _ in 0..20 {
+        let (head, _) = scraped.scrape("*/*");
+        assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+        stuck.remove(0);
+        stuck.push(scraped.connect());
+    }
 }
 
 #[test]

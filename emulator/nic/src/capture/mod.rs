@@ -229,25 +229,27 @@ impl Capture {
             self.pool.give(captured.frame);
             return;
         }
-        if let Err(lost) = self.leave(cost(&captured.frame), Item::Frame(captured)) {
+        if !self.leave(cost(&captured.frame), Item::Frame(captured)) {
             self.miss(port, 1);
-            self.recycle(lost);
         }
     }
 
-    fn leave(&self, bytes: u64, item: Item) -> Result<(), Item> {
+    /// Leaves what counts as so many bytes, if there is room for it; whether there is.
+    fn leave(&self, bytes: u64, item: Item) -> bool {
         if !self.budget.has_room(self.queue.bytes()) {
-            return Err(item);
+            self.recycle(item);
+            return false;
         }
         self.budget.take(bytes);
         match self.queue.push(bytes, item) {
             Ok(()) => {
                 self.bell.ring();
-                Ok(())
+                true
             }
             Err(item) => {
                 self.budget.give(bytes);
-                Err(item)
+                self.recycle(item);
+                false
             }
         }
     }
@@ -257,7 +259,7 @@ impl Capture {
         if !self.wanted.events {
             return;
         }
-        if self.leave(EVENT_BYTES, Item::Event(event)).is_err()
+        if !self.leave(EVENT_BYTES, Item::Event(event))
             && let Some(events) = self.missed.last()
         {
             events.fetch_add(1, Ordering::Relaxed);

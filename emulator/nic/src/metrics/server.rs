@@ -2,14 +2,15 @@
 //! for it, and the control thread no longer than for any `show`, five times a second at most. A scraper that does not read costs one of a
 //! few threads, and not for long.
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::io::{self, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags};
@@ -23,7 +24,7 @@ use crate::control::show::Show;
 use crate::control::{Request, Response, ask};
 use crate::sandbox::{Role, Sandbox};
 
-/// Scrapes at a time; who comes then is turned away.
+/// Scrapes at a time; who comes then takes the place of the one that has been there for longest.
 const SCRAPES: usize = 8;
 /// How long a scrape may take, from the connection to the last byte.
 const LIMIT: Duration = Duration::from_secs(10);
@@ -175,7 +176,7 @@ impl Source {
 
 fn accept(ctl: &Path, mut next: impl FnMut(&Closer) -> io::Result<Stream>) {
     let source = Arc::new(Source::new(ctl));
-    let running = Arc::new(());
+    let mut running: VecDeque<Weak<Stream>> = VecDeque::new();
     let closer = Closer::default();
     loop {
         let Ok(stream) = next(&closer) else {
@@ -183,14 +184,18 @@ fn accept(ctl: &Path, mut next: impl FnMut(&Closer) -> io::Result<Stream>) {
             std::thread::sleep(Duration::from_millis(100));
             continue;
         };
-        if Arc::strong_count(&running) > SCRAPES {
-            continue;
+        running.retain(|stream| stream.strong_count() > 0);
+        if running.len() >= SCRAPES
+            && let Some(oldest) = running.pop_front().and_then(|stream| stream.upgrade())
+        {
+            // It has had its time: a scrape takes milliseconds.
+            let _ = oldest.shutdown();
         }
-        let (source, running) = (Arc::clone(&source), Arc::clone(&running));
+        let (source, stream) = (Arc::clone(&source), Arc::new(stream));
+        running.push_back(Arc::downgrade(&stream));
         let answer = move || {
             // Whoever has gone needs no answer.
-            let _ = scrape(stream, &source);
-            drop(running);
+            let _ = scrape(&stream, &source);
         };
         let thread = std::thread::Builder::new().name("scrape".to_owned());
         let _ = thread.spawn(answer);
@@ -216,10 +221,18 @@ impl Stream {
         }
     }
 
-    /// Waits for so long at most.
-    fn read(&mut self, into: &mut [u8], left: Duration) -> io::Result<usize> {
+    /// Ends it: nobody waits on it any more.
+    fn shutdown(&self) -> io::Result<()> {
         match self {
-            Stream::Tcp(stream) => stream.read(into),
+            Stream::Tcp(stream) => stream.shutdown(Shutdown::Both),
+            Stream::Unix(stream, _) => stream.shutdown(Shutdown::Both),
+        }
+    }
+
+    /// Waits for so long at most.
+    fn read(&self, into: &mut [u8], left: Duration) -> io::Result<usize> {
+        match self {
+            Stream::Tcp(stream) => (&*stream).read(into),
             Stream::Unix(stream, closer) => {
                 let left = left.try_into().map_err(io::Error::other)?;
                 rustix::event::poll(&mut [PollFd::new(&**stream, PollFlags::IN)], Some(&left))?;
@@ -228,18 +241,18 @@ impl Stream {
         }
     }
 
-    fn write(&mut self, from: &[u8]) -> io::Result<usize> {
+    fn write(&self, from: &[u8]) -> io::Result<usize> {
         match self {
-            Stream::Tcp(stream) => stream.write(from),
-            Stream::Unix(stream, _) => stream.write(from),
+            Stream::Tcp(stream) => (&*stream).write(from),
+            Stream::Unix(stream, _) => (&**stream).write(from),
         }
     }
 }
 
 /// Answers one request, and no other on the same connection.
-fn scrape(mut stream: Stream, source: &Source) -> io::Result<()> {
+fn scrape(stream: &Stream, source: &Source) -> io::Result<()> {
     let until = Instant::now() + LIMIT;
-    let left = |stream: &Stream| match until.checked_duration_since(Instant::now()) {
+    let left = || match until.checked_duration_since(Instant::now()) {
         Some(left) if !left.is_zero() => stream.set_timeout(left).map(|()| left),
         _ => Err(io::ErrorKind::TimedOut.into()),
     };
@@ -248,7 +261,7 @@ fn scrape(mut stream: Stream, source: &Source) -> io::Result<()> {
         if let Some(answer) = answer(&head, source) {
             break answer;
         }
-        let left = left(&stream)?;
+        let left = left()?;
         let mut chunk = [0; 1024];
         match stream.read(&mut chunk, left)? {
             0 => return Ok(()),
@@ -257,7 +270,7 @@ fn scrape(mut stream: Stream, source: &Source) -> io::Result<()> {
     };
     let mut rest = answer.as_bytes();
     while !rest.is_empty() {
-        left(&stream)?;
+        left()?;
         let written = stream.write(rest)?;
         rest = &rest[written..];
     }
@@ -405,7 +418,7 @@ mod tests {
         let stream = Stream::Unix(Aside::new(ours, &closer), closer);
         let (done, answered) = std::sync::mpsc::channel();
         std::thread::spawn(move || {
-            done.send(scrape(stream, &Source::new(Path::new("/nowhere"))).is_ok())
+            done.send(scrape(&stream, &Source::new(Path::new("/nowhere"))).is_ok())
         });
         // Not in an hour.
         assert_eq!(answered.recv_timeout(Duration::from_secs(30)), Ok(true));
