@@ -746,7 +746,18 @@ mod tests {
                 "link set a sideways",
                 "link set 'sideways': up, down, carrier, mtu, numvfs, hwmode, flap, vf, netem, delay,",
             ),
-            ("vf 0 set", "each with a value must follow"),
+            (
+                "vf 0 set",
+                "each with a value, or netem and its words alone must follow",
+            ),
+            (
+                "vf 0 set vlan 5 netem delay 10ms",
+                "setting 'netem': mac, vlan, qos,",
+            ),
+            (
+                "vf 0 set vlan 5 netem delay 10ms",
+                "or netem and its words alone",
+            ),
             ("vf 0 set speed 3", "setting 'speed': mac, vlan, qos,"),
             ("vf 0 set trust maybe", "trust 'maybe': on or off"),
             ("vf 0 set state up", "state 'up': auto, enable or disable"),

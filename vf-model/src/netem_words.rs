@@ -80,7 +80,8 @@ const WORDS: [&str; 10] = [
     "seed",
 ];
 
-const TIME: &str = "a number with s, ms, us or ns, such as 10ms, at most an hour";
+const TIME: &str =
+    "a number with s, ms, us or ns, such as 10ms, at most an hour (microseconds without)";
 const PERCENT: &str = "0% to 100%, such as 0.1%";
 const LOSS: &str = "0% to 100%, such as 0.1%, or 'state' or 'gemodel' and what belongs behind it";
 
@@ -160,6 +161,20 @@ impl<'a> Words<'a> {
             correlation: self.another(word, PERCENT, Percent::parse)?,
         })
     }
+}
+
+/// A time as tc writes it (tc(8), TIMES): `10ms`, `10msec`, `10msecs`, and a bare number is microseconds.
+fn time(text: &str) -> Option<Nanos> {
+    let at = text.find(|c: char| c.is_ascii_alphabetic());
+    let (number, unit) = text.split_at(at.unwrap_or(text.len()));
+    let unit = match unit.to_ascii_lowercase().as_str() {
+        "s" | "sec" | "secs" => "s",
+        "ms" | "msec" | "msecs" => "ms",
+        "" | "us" | "usec" | "usecs" => "us",
+        "ns" | "nsec" | "nsecs" => "ns",
+        _ => return None,
+    };
+    Duration::parse(&format!("{number}{unit}")).map(|Duration(time)| time)
 }
 
 /// A whole number from `least` to `most`.
@@ -267,7 +282,6 @@ impl FromStr for NetemSpec {
         let mut spec = NetemSpec::default();
         let mut said = Vec::new();
         let mut words = Words(text.split_whitespace().peekable());
-        let time = |text: &str| Duration::parse(text).map(|Duration(time)| time);
         while let Some(word) = words.0.next() {
             let Some(word) = WORDS.into_iter().find(|known| *known == word) else {
                 let got = word.escape_debug().take(64).collect();
@@ -384,8 +398,11 @@ mod tests {
                 "'dleay' is not one of delay, loss, duplicate, corrupt, reorder, gap, rate, limit, memory_limit, seed (did you mean 'delay'?)",
             ),
             ("delay", "delay '': a number with s, ms"),
-            ("delay 10", "such as 10ms"),
-            ("delay 10ms 2", "such as 10ms"),
+            ("delay 10min", "such as 10ms"),
+            ("delay 10ms 2m", "such as 10ms"),
+            ("delay 1.2.3", "such as 10ms"),
+            ("delay 0.0001", "such as 10ms"),
+            ("delay 3600000001", "at most an hour"),
             ("delay 10ms 2ms 101%", "0% to 100%"),
             ("delay 10ms distribution normal", "it needs a jitter"),
             (
@@ -432,6 +449,13 @@ mod tests {
             ("delay 5ms 1ms distribution uniform", "delay 5ms 1ms"),
             ("rate 1.5gbit limit 1000", "rate 1500mbit limit 1000"),
             ("rate 2500k", "rate 2500kbit"),
+            ("delay 100msec 20msecs", "delay 100ms 20ms"),
+            ("delay 2sec 1secs", "delay 2s 1s"),
+            ("delay 100usec 20usecs", "delay 100us 20us"),
+            ("delay 100nsec 20nsecs", "delay 100ns 20ns"),
+            ("delay 100MS 2Sec", "delay 100ms 2s"),
+            ("delay 100000 1500.5", "delay 100ms 1.5005ms"),
+            ("delay 100 20 25%", "delay 100us 20us 25%"),
             ("loss 0%", "loss 0%"),
             ("delay 0ms", "loss 0%"),
             ("delay 1ms reorder 0% gap 5", "delay 1ms reorder 0% gap 5"),

@@ -564,7 +564,7 @@ impl SettingKey {
             if let Some(last) = names.rfind(", ") {
                 names.replace_range(last..last + 2, " or ");
             }
-            names + ", each with a value"
+            names + ", each with a value, or netem and its words alone"
         });
         &NAMES
     }

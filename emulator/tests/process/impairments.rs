@@ -52,10 +52,10 @@ fn impairments_come_and_go_while_traffic_runs_and_are_shown_and_kept() {
     emulator.kill();
     emulator.restart();
     assert_eq!(words(&emulator), said);
-    let refused = emulator.vfnic(&["link", "set", "dev", "a", "delay", "10"]);
+    let refused = emulator.vfnic(&["link", "set", "dev", "a", "delay", "10min"]);
     let text = String::from_utf8(refused.stderr).unwrap();
     assert!(
-        text.contains("delay '10': a number with s, ms, us or ns"),
+        text.contains("delay '10min': a number with s, ms, us or ns"),
         "{text}"
     );
 }
