@@ -316,8 +316,9 @@ pub struct Capture {
 
 const CAPTURE_HELP: &str = "\
 Ports may be several, of several NICs, and N a range such as 0-3; each is an interface of the capture, such as a-vf0. Directions \
-are as the guest sees them, on the wire as the NIC does, at the PF as the hypervisor does. Frames are as they pass the port: what is \
-still to be segmented is whole, and checksums may be the receiver's to complete. Commands, switches of paths and guests that come and \
+are as the guest sees them, on the wire as the NIC does, at the PF as the hypervisor does. At a VF and the PF frames \
+are as they pass: what is still to be segmented is whole, and checksums may be the receiver's to complete; on the wire they are as \
+it has them. Commands, switches of paths and guests that come and \
 go are comments of the frame that follows. What flow-type ... may say, tells 'vfnic filter --help'.
 
 It ends with Ctrl-C, the file whole. A NIC never waits for a capture: frames that the disk or reader is too slow for are counted, and \
@@ -494,7 +495,7 @@ Impairments of what passes the port, in the words of tc-netem(8), each time all 
   loss gemodel P [R [1-H [1-K]]]
   duplicate|corrupt PERCENT [CORRELATION] | reorder PERCENT [CORRELATION] [gap N] | rate RATE
   limit FRAMES | memory_limit SIZE | seed N
-Of what leaves unless ingress or both is said. What is held back when they change or end is not lost. For what a VF sends (egress) and \
+A TIME is in microseconds unless it says s, ms, us or ns (sec, msec, usec, nsec). slot, ecn and a rate's overhead are not known. Of what leaves unless ingress or both is said. What is held back when they change or end is not lost. For what a VF sends (egress) and \
 gets (ingress): vf N set [netem] ...
 
 'flap' takes the cable out and puts it in again, over and over; 'carrier off' takes it out until 'carrier on'; either of them ends a flap.

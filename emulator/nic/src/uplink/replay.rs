@@ -18,6 +18,9 @@ use crate::queue::Pool;
 /// How long after its last frame a capture begins anew that is repeated.
 const PAUSE: Nanos = Nanos(1_000);
 
+/// What may stand behind the file, in any order.
+const OPTIONS: &str = "'delay TIME' and 'repeat'";
+
 /// `pcap FILE`.
 pub(super) const KIND: Kind = Kind {
     word: "pcap",
@@ -50,28 +53,31 @@ struct Settings<'a> {
 }
 
 impl Settings<'_> {
-    /// What stands behind the file is read from the end, as the file may have spaces in its name.
+    /// What stands behind the file is read from the end, in any order, as the file may have spaces in its name.
     fn parse(words: &str) -> Result<Settings<'_>, String> {
-        let (words, repeat) = match words.strip_suffix(" repeat") {
-            Some(words) => (words.trim_end(), true),
-            None => (words, false),
-        };
-        let (file, delay) = match words.rsplit_once(" delay ") {
-            Some((file, delay)) => {
-                let wrong = || {
-                    format!(
-                        "delay '{}': a time such as 2s or 100ms",
-                        delay.escape_debug()
-                    )
-                };
-                let delay = Duration::parse(delay.trim()).ok_or_else(wrong)?;
-                (file.trim_end(), delay.0)
+        let (mut file, mut delay, mut repeat) = (words.trim_end(), None, false);
+        loop {
+            if let Some(rest) = file.strip_suffix(" repeat").filter(|_| !repeat) {
+                (file, repeat) = (rest.trim_end(), true);
+                continue;
             }
-            None => (words, Nanos(0)),
-        };
+            match file.rsplit_once(" delay ") {
+                Some((rest, time)) if delay.is_none() => {
+                    let wrong = || {
+                        format!(
+                            "delay '{}': a time such as 2s or 100ms",
+                            time.escape_debug()
+                        )
+                    };
+                    delay = Some(Duration::parse(time.trim()).ok_or_else(wrong)?.0);
+                    file = rest.trim_end();
+                }
+                _ => break,
+            }
+        }
         Ok(Settings {
             file,
-            delay,
+            delay: delay.unwrap_or(Nanos(0)),
             repeat,
         })
     }
@@ -80,7 +86,10 @@ impl Settings<'_> {
 /// What came in by the interfaces of a capture: a frame that was sent there did not come from outside, and one that was dropped went no further. And
 /// how many of those there are.
 fn read_in(file: &str) -> Result<(usize, Vec<Captured>), String> {
-    let all = read(Path::new(file))?;
+    let all = read(Path::new(file)).map_err(|why| match file.contains(' ') {
+        true => format!("{why} (behind FILE it is {OPTIONS})"),
+        false => why,
+    })?;
     let total = all.len();
     let came: Vec<_> = all.into_iter().filter(|frame| frame.came_in).collect();
     match came.is_empty() && total > 0 {
@@ -314,5 +323,30 @@ mod tests {
         assert_eq!((arrivals.frames.len(), once.next()), (3, None));
         assert_eq!(once.replayed.get(), 3);
         assert!(Settings::parse("x delay soon").is_err());
+    }
+
+    #[test]
+    fn what_stands_behind_the_file_may_stand_in_any_order() {
+        for words in [
+            "a capture.pcap delay 1s repeat",
+            "a capture.pcap repeat delay 1s",
+            " a capture.pcap  repeat  delay  1s ".trim_start(),
+        ] {
+            let said = Settings::parse(words).unwrap();
+            let want = Settings {
+                file: "a capture.pcap",
+                delay: Nanos(1_000_000_000),
+                repeat: true,
+            };
+            assert_eq!(said, want, "{words}");
+        }
+        // What is said twice is of the file's name.
+        let twice = Settings::parse("x repeat repeat").unwrap();
+        assert_eq!((twice.file, twice.repeat), ("x repeat", true));
+        let why = read_in("/nowhere/x.pcap speed 2").unwrap_err();
+        assert!(
+            why.contains("behind FILE it is 'delay TIME' and 'repeat'"),
+            "{why}"
+        );
     }
 }

@@ -80,6 +80,25 @@ fn opened(words: &str, vxlan: io::Result<Vxlan>) -> Opened {
     }
 }
 
+/// `fe80::1%eth0` as `fe80::1%2` (RFC 4007 11.2), with a port or without; none of an address without the name of a device.
+///
+/// # Errors
+/// What is wrong with the name, in one line.
+fn with_zone_by_number(remote: &str) -> Result<Option<String>, String> {
+    let Some((address, rest)) = remote.split_once('%') else {
+        return Ok(None);
+    };
+    let (name, port) = rest.split_at(rest.find(']').unwrap_or(rest.len()));
+    if name.bytes().all(|b| b.is_ascii_digit()) {
+        return Ok(None);
+    }
+    let socket = rustix::net::socket(AddressFamily::INET, SocketType::DGRAM, None);
+    let index = socket.and_then(|socket| rustix::net::netdevice::name_to_index(socket, name));
+    let index =
+        index.map_err(|error| format!("remote '{}': {name}: {error}", remote.escape_debug()))?;
+    Ok(Some(format!("{address}%{index}{port}")))
+}
+
 /// What the words say.
 #[derive(Debug, PartialEq, Eq)]
 struct Settings {
@@ -141,8 +160,14 @@ impl Settings {
             )
         };
         let remotes = remotes.iter().map(|remote| {
-            let address = remote.parse().map(|ip| SocketAddr::new(ip, port));
-            let address = address.or_else(|_| remote.parse::<SocketAddr>());
+            let by_number = match with_zone_by_number(remote)? {
+                Some(by_number) => by_number,
+                None => remote.clone(),
+            };
+            let address = by_number.parse().map(|ip| SocketAddr::new(ip, port));
+            let address = address.or_else(|_| by_number.parse::<SocketAddr>());
+            // One with a zone is read with a port only.
+            let address = address.or_else(|_| format!("[{by_number}]:{port}").parse());
             let address = address.ok().filter(is_of_a_host);
             address.ok_or_else(|| wrong(remote))
         });
@@ -571,6 +596,8 @@ impl fmt::Display for Vxlan {
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddrV6;
+
     use vf_model::{FrameMeta, OnWire};
     use vf_vhost::frame::FrameBuf;
 
@@ -596,6 +623,12 @@ mod tests {
         let said = Settings::parse("id 1 remote 2001:db8::1").unwrap();
         assert_eq!(said.remotes, ["[2001:db8::1]:4789".parse().unwrap()]);
         assert_eq!(said.local, IpAddr::V6(Ipv6Addr::UNSPECIFIED));
+        // lo is 1 in each namespace.
+        for words in ["fe80::1%lo", "fe80::1%1", "[fe80::1%lo]:4789"] {
+            let said = Settings::parse(&format!("id 1 remote {words}")).unwrap();
+            let want = SocketAddrV6::new("fe80::1".parse().unwrap(), PORT, 0, 1);
+            assert_eq!(said.remotes, [want.into()], "{words}");
+        }
         for (wrong, says) in [
             ("", "no VNI"),
             ("id 42", "no remote host"),
@@ -605,6 +638,11 @@ mod tests {
                 "id 42 remote 239.1.1.1",
                 "remote '239.1.1.1': the IP address",
             ),
+            (
+                "id 42 remote fe80::1%nowhere0",
+                "remote 'fe80::1%nowhere0': nowhere0: No such device",
+            ),
+            ("id 42 remote 10.0.0.2%lo", "the IP address"),
             ("id 42 remote ff02::1", "remote 'ff02::1': the IP address"),
             ("id 42 remote 0.0.0.0", "the IP address of another host"),
             ("id 42 remote 255.255.255.255", "the IP address"),
