@@ -180,6 +180,16 @@ fn plans(args: &cli::Experiment) -> Result<Vec<ExperimentPlan>, Failure> {
     let (plan, streams) = plan(args)?;
     let mut plans = Vec::new();
     for (a_to_b, b_to_a) in streams {
+        let (vfs, there) = (
+            u32::from(a_to_b) + u32::from(b_to_a),
+            args.profile.max_vfs(),
+        );
+        if vfs > u32::from(there) {
+            return Err(usage(format!(
+                "--guests {a_to_b}x{b_to_a} takes {vfs} VFs of each NIC, and one of profile {} has {there}: say fewer",
+                args.profile
+            )));
+        }
         for mtu in args.mtu.iter().copied() {
             for n in 0..u64::from(args.repeat) {
                 plans.push(ExperimentPlan {
@@ -259,15 +269,7 @@ fn plan(args: &cli::Experiment) -> Result<(ExperimentPlan, Vec<(u16, u16)>), Fai
             one.display()
         )));
     }
-    for file in files(args) {
-        let dir = file.parent().filter(|d| !d.as_os_str().is_empty());
-        if dir.is_some_and(|d| !d.is_dir()) {
-            return Err(usage(format!(
-                "{}: there is no such folder",
-                file.display()
-            )));
-        }
-    }
+    files(args).try_for_each(|file| check_folder(file))?;
     let streams = streams.unwrap_or_else(|| vec![(defaults.a_to_b, defaults.b_to_a)]);
     let plan = ExperimentPlan {
         guests,
@@ -290,6 +292,18 @@ fn plan(args: &cli::Experiment) -> Result<(ExperimentPlan, Vec<(u16, u16)>), Fai
         ..defaults
     };
     Ok((plan, streams))
+}
+
+/// That a file can be where it is to be, before it takes minutes to come to it.
+fn check_folder(file: &Path) -> Result<(), Failure> {
+    let dir = file.parent().filter(|d| !d.as_os_str().is_empty());
+    match dir.is_some_and(|d| !d.is_dir()) {
+        true => Err(usage(format!(
+            "{}: there is no such folder",
+            file.display()
+        ))),
+        false => Ok(()),
+    }
 }
 
 pub(crate) fn run_scenario(command: cli::Scenario) -> Result<(), Failure> {
@@ -317,6 +331,13 @@ pub(crate) fn run_scenario(command: cli::Scenario) -> Result<(), Failure> {
     let [file] = args.files.as_slice() else {
         return Ok(()); // there is one
     };
+    args.report.as_deref().map_or(Ok(()), check_folder)?;
+    let on_standard_output = args.report.as_deref().is_some_and(is_standard);
+    if args.json && on_standard_output {
+        return Err(usage(
+            "--json and --report -: one of them is standard output",
+        ));
+    }
     let mut plan = scenario::ScenarioPlan::load(file, args.guests, profile).map_err(usage)?;
     plan.snaplen = args.snaplen.unwrap_or(plan.snaplen);
     let stop = match plan.kind {
@@ -335,7 +356,7 @@ pub(crate) fn run_scenario(command: cli::Scenario) -> Result<(), Failure> {
     drop(progress);
     if args.json {
         print(&Made::here(&outcome).json()?)?;
-    } else {
+    } else if !on_standard_output {
         print(&scenario::text(&outcome))?;
     }
     if let Some(file) = &args.report {

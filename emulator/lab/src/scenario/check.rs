@@ -47,9 +47,15 @@ impl ScenarioPlan {
         kind: Option<GuestKind>,
         profile: Option<Profile>,
     ) -> Result<ScenarioPlan, LoadError> {
-        match read_text(path) {
-            Ok(text) => ScenarioPlan::parse(path, &text, kind, profile),
-            Err(source) => {
+        let (path, text) = ScenarioPlan::read(path)?;
+        ScenarioPlan::parse(&path, &text, kind, profile)
+    }
+
+    /// The text of a file, or of the shipped scenario of that name.
+    pub(super) fn read(path: &Path) -> Result<(PathBuf, String), LoadError> {
+        read_text(path)
+            .map(|text| (path.to_owned(), text))
+            .or_else(|source| {
                 let name = path.to_str();
                 let shipped = name.and_then(Shipped::named);
                 let shipped = shipped.ok_or_else(|| LoadError::Read {
@@ -57,9 +63,8 @@ impl ScenarioPlan {
                     source,
                     meant: name.and_then(Shipped::nearest),
                 })?;
-                ScenarioPlan::parse(Path::new(shipped.name), shipped.text, kind, profile)
-            }
-        }
+                Ok((shipped.name.into(), shipped.text.to_owned()))
+            })
     }
 
     pub(super) fn parse(
@@ -92,6 +97,14 @@ impl ScenarioPlan {
             })?;
         check_config(&config).map_err(whole)?;
         if let (Some(nic), Some(profile)) = (config.nics.first_mut(), profile) {
+            let vfs = nic.vf.len();
+            if vfs > usize::from(profile.max_vfs()) {
+                return Err(whole(ScenarioError::VfCount {
+                    nic: nic.name.clone(),
+                    vfs,
+                    profile,
+                }));
+            }
             nic.profile = profile;
         }
         let policies = config.nics.iter().map(|nic| {

@@ -83,21 +83,27 @@ pub fn compare(files: &[PathBuf], profiles: &[Profile]) -> Result<Comparison, Co
 }
 
 fn row(file: &Path, profiles: &[Profile]) -> Result<Row, CompareError> {
-    let named = ScenarioPlan::load(file, None, None)?;
+    // Once: standard input is there once.
+    let (path, text) = ScenarioPlan::read(file)?;
+    let named = ScenarioPlan::parse(&path, &text, None, None)?;
     let outcome = run_plan(&named)?;
     let mut failed: Vec<_> = outcome.failed().map(ToString::to_string).collect();
     failed.extend(outcome.faults.iter().cloned());
     let mut cells = Vec::new();
     for profile in profiles {
-        cells.push(match ScenarioPlan::load(file, None, Some(*profile)) {
-            Ok(plan) => cell(*profile, &run_plan(&plan)?),
-            Err(LoadError::Whole { mistake, .. } | LoadError::Section { mistake, .. }) => Cell {
-                profile: *profile,
-                said: Vec::new(),
-                refused: Some(mistake.to_string()),
+        cells.push(
+            match ScenarioPlan::parse(&path, &text, None, Some(*profile)) {
+                Ok(plan) => cell(*profile, &run_plan(&plan)?),
+                Err(LoadError::Whole { mistake, .. } | LoadError::Section { mistake, .. }) => {
+                    Cell {
+                        profile: *profile,
+                        said: Vec::new(),
+                        refused: Some(mistake.to_string()),
+                    }
+                }
+                Err(error) => return Err(error.into()),
             },
-            Err(error) => return Err(error.into()),
-        });
+        );
     }
     if profiles.is_empty() {
         cells.push(cell(named.profile, &outcome));

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::PathBuf;
 
-use vf_model::{Refusal, VfIndex};
+use vf_model::{Profile, Refusal, VfIndex};
 use vf_nic::config::ConfigError;
 
 use crate::virtual_hosts::MeasuredCpu;
@@ -66,6 +66,16 @@ pub enum ScenarioError {
     /// A hypervisor that takes no time.
     #[error(transparent)]
     Cpu(#[from] MeasuredCpu),
+    /// A NIC with more VFs than one of the family that it is to be like instead.
+    #[error("{nic} has {vfs} VFs, and a NIC of profile {profile} 1 to {}", profile.max_vfs())]
+    VfCount {
+        /// The NIC.
+        nic: String,
+        /// How many it has in the file.
+        vfs: usize,
+        /// What it is to be like.
+        profile: Profile,
+    },
     /// A name that nothing has.
     #[error("{what} '{name}': there are {known}")]
     NoSuch {

@@ -66,6 +66,9 @@ pub struct JobOutcome {
     /// Nanoseconds from each echo request to its reply.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub rtt_ns: Vec<u64>,
+    /// Echo requests without a reply by the end of the run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unanswered: Option<u64>,
     /// What it printed.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub output: String,
@@ -110,6 +113,22 @@ pub struct Sample {
     pub link_busy: Vec<f64>,
     /// Of each NIC.
     pub hypervisor_busy: Vec<f64>,
+}
+
+impl JobOutcome {
+    /// The least, the mean and the most of `rtt_ns`, if there are any.
+    pub(super) fn rtt(&self) -> Option<[Duration; 3]> {
+        let (min, max) = (self.rtt_ns.iter().min()?, self.rtt_ns.iter().max()?);
+        let mean = self.rtt_ns.iter().sum::<u64>() / self.rtt_ns.len() as u64;
+        Some([*min, mean, *max].map(|ns| Duration(Nanos(ns))))
+    }
+
+    /// `2 of 40`, of echo requests that have no reply; none where there are none of those.
+    pub(super) fn unanswered(&self) -> Option<String> {
+        let unanswered = self.unanswered.filter(|n| *n > 0)?;
+        let all = unanswered + self.rtt_ns.len() as u64;
+        Some(format!("{unanswered} of {all}"))
+    }
 }
 
 impl ScenarioOutcome {
@@ -167,6 +186,22 @@ pub(super) fn outcome(
 
 fn of_job(plan: &ScenarioPlan, job: &Job, traffic: &JobTraffic, end: JobEnd) -> JobOutcome {
     let active = seconds(traffic.last.saturating_sub(job.at));
+    // A guest in this process asks when it is said to, whatever keeps a request from its NIC then.
+    let due = match (plan.kind, &job.work) {
+        (
+            GuestKind::Embedded,
+            Work::Ping {
+                count, interval, ..
+            },
+        ) if job.at <= plan.until => {
+            let more = (plan.until.0 - job.at.0).checked_div(interval.0);
+            let count = u64::from(*count);
+            more.map_or(count, |more| more.saturating_add(1).min(count))
+        }
+        _ => 0,
+    };
+    let asked = traffic.echo_requests.max(due);
+    let answered = traffic.echoes.len() as u64;
     JobOutcome {
         name: job.name.clone(),
         guest: plan.guests[job.guest].name.clone(),
@@ -177,6 +212,7 @@ fn of_job(plan: &ScenarioPlan, job: &Job, traffic: &JobTraffic, end: JobEnd) -> 
         goodput_mbps: traffic.bytes as f64 * 8e-6 / active.max(1e-9),
         retransmits: traffic.retransmits,
         rtt_ns: traffic.echoes.iter().map(|(_, time)| time.0).collect(),
+        unanswered: (asked > 0).then(|| asked.saturating_sub(answered)),
         output: end.output,
     }
 }

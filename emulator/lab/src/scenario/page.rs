@@ -3,7 +3,7 @@
 use vf_model::Nanos;
 use vf_nic::duration::Duration;
 
-use super::outcome::{Sample, ScenarioOutcome};
+use super::outcome::{JobOutcome, Sample, ScenarioOutcome};
 use crate::page::chart::{course, hue};
 use crate::page::{document, escape};
 use crate::provenance::Provenance;
@@ -118,17 +118,31 @@ fn events(outcome: &ScenarioOutcome) -> String {
 
 /// Jobs and what was lost.
 fn figures(outcome: &ScenarioOutcome) -> String {
+    // Of no interest where nobody pings.
+    let pings = outcome.jobs.iter().any(|job| job.unanswered.is_some());
+    let echoes = |job: &JobOutcome| {
+        let rtt = job
+            .rtt()
+            .map(|rtt| rtt.map(|time| time.to_string()).join(" / "));
+        let unanswered = job.unanswered().or(job.unanswered.map(|n| n.to_string()));
+        [rtt, unanswered].map(|cell| format!("<td>{}</td>", cell.unwrap_or_default()))
+    };
     let rows = outcome.jobs.iter().map(|job| {
         let exit = job
             .exit
             .map_or_else(|| "runs on".to_owned(), |code| code.to_string());
         format!(
-            "<tr><th>{}</th><td>{}</td><td>{}</td><td>{exit}</td><td>{:.1}</td><td>{}</td></tr>",
+            "<tr><th>{}</th><td>{}</td><td>{}</td><td>{exit}</td><td>{:.1}</td><td>{}</td>{}</tr>",
             escape(&job.name),
             escape(&job.what),
             time(job.at_s),
             job.goodput_mbps,
-            job.retransmits
+            job.retransmits,
+            if pings {
+                echoes(job).concat()
+            } else {
+                String::new()
+            }
         )
     });
     let rows: String = rows.collect();
@@ -141,9 +155,13 @@ fn figures(outcome: &ScenarioOutcome) -> String {
         true => drops,
         false => format!("<h3>Dropped</h3>\n<ul>{drops}</ul>\n"),
     };
+    let of_pings = match pings {
+        true => "<th>rtt, least / mean / most</th><th>unanswered</th>",
+        false => "",
+    };
     format!(
         "<section>\n<h2>Jobs</h2>\n<div class=\"scroll\"><table><thead><tr><th>job</th><th>what</th><th>from</th><th>exit</th><th>Mb/s</th>\
-         <th>sent again</th></tr></thead><tbody>{rows}</tbody></table></div>\n{drops}</section>\n"
+         <th>sent again</th>{of_pings}</tr></thead><tbody>{rows}</tbody></table></div>\n{drops}</section>\n"
     )
 }
 

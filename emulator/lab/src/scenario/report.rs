@@ -140,11 +140,11 @@ fn write_course(outcome: &ScenarioOutcome, out: &mut String) -> std::fmt::Result
         if job.retransmits > 0 {
             write!(out, ", {} segments sent again", job.retransmits)?;
         }
-        if let (Some(min), Some(max)) = (job.rtt_ns.iter().min(), job.rtt_ns.iter().max()) {
-            let sum: u64 = job.rtt_ns.iter().sum();
-            let [min, mean, max] =
-                [*min, sum / job.rtt_ns.len() as u64, *max].map(|ns| Duration(Nanos(ns)));
+        if let Some([min, mean, max]) = job.rtt() {
             write!(out, ", rtt {min} / {mean} / {max}")?;
+        }
+        if let Some(unanswered) = job.unanswered() {
+            write!(out, ", {unanswered} echoes unanswered")?;
         }
         match job.exit {
             None | Some(0) => writeln!(out)?,

@@ -6,10 +6,11 @@ use std::path::Path;
 use pcap_file::pcapng::blocks::enhanced_packet::EnhancedPacketOption;
 use pcap_file::pcapng::{Block, PcapNgReader};
 
-use vf_model::Nanos;
+use vf_model::{Nanos, Profile};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::*;
+use crate::provenance::Provenance;
 use vf_nic::duration::Duration;
 
 /// Two NICs with a wire between them and a guest on each.
@@ -412,6 +413,56 @@ fn what_waits_in_front_of_the_nic_is_a_part_of_an_echo() {
             "{said}: {rtts:?}"
         );
     }
+}
+
+/// Where it is lost does not matter: at its own VF, which the watch of frames does not see, or on the way back.
+#[test]
+fn echo_requests_without_a_reply_are_told_in_the_report_the_page_and_json() {
+    let ping = "[[job]]\nguest = 'left'\nat = '1ms'\nping = { to = 'right', count = 40, interval = '100us' }\n";
+    for netem in [
+        "vf 0 set netem loss 30% seed 5",
+        "vf 0 set netem ingress loss 30% seed 5",
+        "link set both loss 15% seed 5",
+    ] {
+        let event = format!("[[event]]\nat = '1.05ms'\nnic = 'a'\ndo = '{netem}'\n");
+        let outcome = outcome(&format!("{ping}{event}"), Options::default());
+        let job = &outcome.jobs[0];
+        let unanswered = job.unanswered.unwrap();
+        assert_eq!(job.rtt_ns.len() as u64 + unanswered, 40, "{netem}");
+        assert!((4..25).contains(&unanswered), "{netem}: {unanswered}");
+        let said = format!("{unanswered} of 40");
+        let report = text(&outcome);
+        assert!(
+            report.contains(&format!(", {said} echoes unanswered\n")),
+            "{report}"
+        );
+        let made_by = Provenance::here("0", None, false);
+        assert!(html(&outcome, &made_by).contains(&format!("<td>{said}</td>")));
+        assert_eq!(serde_json::to_value(job).unwrap()["unanswered"], unanswered);
+    }
+    // Those that come when nobody looks any more, and those that are never asked for.
+    let late = ping.replace("'1ms'", "'8.05ms'");
+    let whole = outcome(&late, Options::default());
+    assert_eq!(
+        whole.jobs[0].rtt_ns.len() as u64 + whole.jobs[0].unanswered.unwrap(),
+        20
+    );
+    let send = "[[job]]\nguest = 'left'\nat = '1ms'\nsend = { to = 'right', bytes = 1000 }\n";
+    let none = outcome(send, Options::default());
+    assert_eq!(none.jobs[0].unanswered, None);
+    assert!(!text(&none).contains("echoes"));
+}
+
+#[test]
+fn a_family_with_fewer_vfs_than_the_file_has_is_refused() {
+    let text = PAIR.replacen("vfs = 1", "vfs = 16", 1);
+    let of = |profile| ScenarioPlan::parse(Path::new("test.toml"), &text, None, Some(profile));
+    let error = of(Profile::Igb).unwrap_err().to_string();
+    assert_eq!(
+        error,
+        "test.toml: a has 16 VFs, and a NIC of profile igb 1 to 7"
+    );
+    assert!(of(Profile::Ixgbe).is_ok());
 }
 
 #[test]

@@ -25,6 +25,8 @@ pub(super) struct JobTraffic {
     pub(super) last: Nanos,
     /// When each echo reply came, and how long after its request.
     pub(super) echoes: Vec<(Nanos, Nanos)>,
+    /// Echo requests that its guest has sent past the NIC.
+    pub(super) echo_requests: u64,
 }
 
 /// Which connections are a job's: those that its guest opens while it is the last that has started there. A port sets jobs
@@ -191,6 +193,7 @@ impl Traffic {
                 });
                 let asked = asked.map_or(seen.at, |asked| asked.min(seen.at));
                 self.echoes.insert((src, dst, id, seq), (job, asked));
+                self.jobs[job].echo_requests += 1;
             }
             (Icmpv4Message::EchoReply, Direction::Rx) => {
                 let (job, sent) = self.echoes.remove(&(dst, src, id, seq))?;
@@ -416,6 +419,7 @@ mod tests {
         wire.see(300, Direction::Rx, &reply, None);
         wire.see(400, Direction::Rx, &reply, None);
         assert_eq!(wire.0.jobs()[0].echoes, [(Nanos(300), Nanos(200))]);
+        assert_eq!(wire.0.jobs()[0].echo_requests, 1, "it was sent once");
     }
 
     proptest! {
