@@ -156,7 +156,8 @@ pub(crate) fn copy(mut from: BufReader<UnixStream>, out: &mut Out) -> Result<Cou
         }
     };
     if error.kind() == io::ErrorKind::BrokenPipe {
-        counted.missed.get_or_insert(0);
+        let lost = u64::from(word(&block, 0) == ENHANCED_PACKET);
+        counted.missed = rest(from, &mut block).map(|missed| missed + lost);
         return Ok(counted);
     }
     let Some((path, file)) = &out.file else {
@@ -173,6 +174,21 @@ pub(crate) fn copy(mut from: BufReader<UnixStream>, out: &mut Out) -> Result<Cou
     }))
 }
 
+/// Has the NIC end a capture that nobody reads any more, and says how many frames of it are nowhere, if the NIC has said how many it left out.
+fn rest(mut from: BufReader<UnixStream>, block: &mut Vec<u8>) -> Option<u64> {
+    // It has ended if that fails.
+    let _ = from.get_ref().shutdown(Shutdown::Write);
+    let mut unread = Counted::default();
+    while copy_block(&mut from, &mut io::sink(), block, &mut unread).is_ok() {}
+    unread.missed.map(|missed| missed + unread.frames)
+}
+
+/// A number of a block.
+fn word(block: &[u8], at: usize) -> u32 {
+    let bytes = block.get(at..).and_then(|bytes| bytes.first_chunk());
+    bytes.map_or(0, |bytes| u32::from_le_bytes(*bytes))
+}
+
 fn copy_block(
     from: &mut BufReader<UnixStream>,
     to: &mut impl Write,
@@ -182,10 +198,6 @@ fn copy_block(
     let gone = |_: io::Error| Ended::There;
     block.resize(8, 0);
     from.read_exact(block).map_err(gone)?;
-    let word = |block: &[u8], at: usize| {
-        let bytes = block.get(at..).and_then(|bytes| bytes.first_chunk());
-        bytes.map_or(0, |bytes| u32::from_le_bytes(*bytes))
-    };
     let (kind, len) = (word(block, 0), word(block, 4));
     if !(12..=MAX_BLOCK).contains(&len) {
         return Err(Ended::There);
@@ -216,5 +228,60 @@ fn dropped(block: &[u8]) -> Option<u64> {
             return rest.first_chunk().map(|value| u64::from_le_bytes(*value));
         }
         options = rest.get(usize::from(len).next_multiple_of(4)..)?;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn block(kind: u32, body: &[u8]) -> Vec<u8> {
+        let len = 12 + body.len() as u32;
+        let [kind, len] = [kind, len].map(u32::to_le_bytes);
+        [&kind, &len, body, &len].concat()
+    }
+
+    /// Takes so many blocks and has gone then, as a reader behind a pipe.
+    struct Leaves(usize);
+
+    impl Write for Leaves {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let left = self.0.checked_sub(1);
+            self.0 = left.ok_or(io::ErrorKind::BrokenPipe)?;
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn when_the_reader_goes_each_frame_is_in_the_capture_or_counted_as_not_captured() {
+        let (ours, mut nic) = UnixStream::pair().unwrap();
+        let thread = std::thread::spawn(move || {
+            let packet = block(ENHANCED_PACKET, &[0; 20]);
+            for _ in 0..30 {
+                nic.write_all(&packet).unwrap();
+            }
+            // It ends when it is told to, and says what it has left out.
+            assert_eq!(nic.read(&mut [0]).unwrap(), 0);
+            for _ in 0..5 {
+                nic.write_all(&packet).unwrap();
+            }
+            let if_drop = [&[0; 12][..], &[5, 0, 8, 0], &7u64.to_le_bytes(), &[0; 4]].concat();
+            nic.write_all(&block(INTERFACE_STATISTICS, &if_drop))
+                .unwrap();
+        });
+        let mut out = Out {
+            to: Box::new(Leaves(10)),
+            file: None,
+        };
+        let counted = copy(BufReader::new(ours), &mut out).ok().unwrap();
+        thread.join().unwrap();
+        assert_eq!(
+            counted.to_string(),
+            "10 frames captured, 32 frames not captured"
+        );
     }
 }

@@ -80,11 +80,13 @@ fn add(connection: &mut Connection, nic: Option<&str>, words: &[String]) -> Resu
     };
     let said = found.vfs.iter().find(|there| there.vf == vf);
     let said = said.ok_or_else(|| {
-        usage(format!(
-            "vf {vf}: {} has {} VFs, from 0 on",
-            found.name,
-            found.vfs.len()
-        ))
+        usage(match found.vfs.len() {
+            0 => format!(
+                "vf {vf}: {} has no VFs now: 'link set numvfs N' makes them",
+                found.name
+            ),
+            n => format!("vf {vf}: {} has {n} VFs, from 0 on", found.name),
+        })
     })?;
     let device = TapDevice {
         name: words.name.to_owned(),

@@ -62,6 +62,9 @@ pub(crate) fn say(command: &ProfileCommand) -> Result<(), Failure> {
                 let by_name = differ.map(|(a, b)| (a.name, [a.value, b.value]));
                 return print(&json(&by_name.collect::<Difference>())?);
             }
+            if differ.is_empty() {
+                return print(&format!("{a} and {b} do not differ\n"));
+            }
             let lines = differ.iter().map(|(said, other)| {
                 format!(
                     "{}: {}\n  {a}: {}\n  {b}: {}\n",
