@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use vfnic::config::{default_socket_dir, temporary_socket_dir};
-use vfnic::control::{NicCommand, Request, Response, ask};
+use vfnic::control::{NOT_KEPT, NicCommand, Request, Response, ask};
 use vfnic::log::complain;
 use vfnic::server::RunError;
 use vfnic::server::ready::is_own_dir;
@@ -40,12 +40,13 @@ pub(crate) fn command(
         (
             vf_model::Command::Request { .. } | vf_model::Command::RssContext { .. },
             Response::Done(answers),
-        ) => print(
-            &answers
-                .iter()
-                .map(|line| format!("{line}\n"))
-                .collect::<String>(),
-        ),
+        ) => {
+            let notes = answers.iter().partition(|line| line.starts_with(NOT_KEPT));
+            let (notes, answers): (Vec<_>, Vec<_>) = notes;
+            notes.into_iter().for_each(|note| complain(note));
+            let answers = answers.into_iter().map(|line| format!("{line}\n"));
+            print(&answers.collect::<String>())
+        }
         (_, answer) => done(answer),
     }
 }

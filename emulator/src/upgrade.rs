@@ -123,6 +123,7 @@ fn go_on(
     if let Err(error) = ready.announce_successor(args.ready_fd) {
         tracing::warn!("{error}");
     }
+    let unwritten = state.as_ref().is_some_and(|state| state.unwritten);
     let folder = state.as_ref().and_then(|state| state.folder.as_deref());
     let needs = taken.config.needs(folder);
     let state =
@@ -132,6 +133,9 @@ fn go_on(
     server.settle_in(sandbox);
     sandbox.confine(Role::Control(&needs));
     keep(&mut server, &ready, state)?;
+    if unwritten {
+        server.write_state();
+    }
     server.stop_on(signals).map_err(failed)?;
     serve(server, ready)
 }

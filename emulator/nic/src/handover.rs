@@ -56,10 +56,13 @@ pub struct Document {
 /// Where what commands change is kept.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct SavedState {
-    /// The folder, if it is not that of the sockets. It is locked by one of the descriptors.
+    /// The folder, if it is locked: by one of the descriptors.
     pub folder: Option<PathBuf>,
     /// The configuration file that the process was started with.
     pub started_with: String,
+    /// Whether what commands have changed could not be written: the process that goes on is to try.
+    #[serde(default)]
+    pub unwritten: bool,
 }
 
 /// What there is of a NIC beside its settings.
@@ -85,6 +88,9 @@ pub(crate) struct SavedVf {
     pub(crate) asked: Vec<String>,
     pub(crate) refused: u64,
     pub(crate) fault: Option<String>,
+    /// Sessions and refusals of sockets that it had before.
+    #[serde(default)]
+    pub(crate) before: [u64; 2],
 }
 
 /// Why a process cannot go on where another one is. That one goes on itself.

@@ -62,6 +62,8 @@ pub struct NicInstance {
 pub struct Vf {
     /// Its socket, once it is served.
     pub socket: Option<VfSocket>,
+    /// Sessions and refusals of sockets that it had before this one.
+    before: [u64; 2],
     /// The tap that is on it in place of a VM, if one is.
     tap: Option<TapPort>,
     /// Which plane its rings are with.
@@ -226,6 +228,7 @@ impl NicInstance {
         } = self;
         let Vf {
             socket,
+            before: _,
             tap: _,
             path,
             rings,

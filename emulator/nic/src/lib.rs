@@ -15,6 +15,7 @@
 //! - [`tournament`]: the least of many keys in one step
 //! - [`log`]: the log, for which nobody waits
 //! - [`handover`]: what another process needs to go on where this one is
+//! - [`kept`]: how far what commands change has been written down
 //! - [`sandbox`]: what each thread may do, and nothing else
 //! - [`panics`]: the end of a process with a bug
 //!
@@ -52,6 +53,7 @@ pub mod control;
 mod ctrl_queue;
 pub mod handover;
 pub mod instance;
+pub mod kept;
 pub mod log;
 pub mod metrics;
 mod netem;

@@ -8,10 +8,10 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
-use crossbeam_channel::{Receiver, Sender, unbounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 use mio::Waker;
 use rustix::fs::{FlockOperation, OFlags};
 use vf_model::Policy;
@@ -20,10 +20,11 @@ use xxhash_rust::xxh3::xxh3_64;
 use crate::config::initial_policy;
 use crate::config::{Config, ConfigError};
 use crate::handover::SavedState;
+use crate::kept::Kept;
 
 /// Its name in its folder.
 const FILE: &str = "state.toml";
-/// What is locked in a folder of its own.
+/// What is locked beside it.
 const LOCK: &str = "state.lock";
 /// What it begins with, before the hash of all that follows.
 const MAGIC: &str = "# vfnic state 1 ";
@@ -33,6 +34,8 @@ const STARTED_WITH: &str = "# Started with:\n";
 const QUOTE: &str = "# | ";
 /// No state of ours is longer.
 const LONGEST: u64 = 64 << 20;
+/// How long after it could not be written it is tried again, if no command has it tried before.
+const AGAIN: Duration = Duration::from_secs(2);
 
 /// Why a state cannot be gone on with.
 #[derive(Debug, thiserror::Error)]
@@ -72,7 +75,7 @@ pub struct StateFile {
     lock: Option<Lock>,
 }
 
-/// A locked file in a folder that is not the socket directory, which is locked otherwise.
+/// A locked file beside the state.
 #[derive(Debug)]
 struct Lock {
     path: PathBuf,
@@ -92,8 +95,10 @@ impl StateFile {
     /// # Errors
     /// [`StateError`]; nothing has changed then.
     pub fn open(folder: Option<&Path>, config: Config) -> Result<(StateFile, Config), StateError> {
-        let lock = folder.map(lock).transpose()?;
-        let path = folder.unwrap_or(&config.socket_dir).join(FILE);
+        // Another process may have been told to keep its state in the folder of these sockets.
+        let folder = folder.unwrap_or(&config.socket_dir);
+        let lock = Some(lock(folder)?);
+        let path = folder.join(FILE);
         let failed = |source| StateError::Io {
             path: path.clone(),
             source,
@@ -170,6 +175,7 @@ impl StateFile {
         let state = SavedState {
             folder: lock.and_then(|lock| lock.path.parent().map(Path::to_owned)),
             started_with: initial(&self.started_with).unwrap_or_default(),
+            unwritten: false,
         };
         Ok((state, fd.transpose()?))
     }
@@ -180,29 +186,37 @@ impl StateFile {
     /// The system's.
     pub fn start(self, waker: Arc<Waker>) -> io::Result<StateWriter> {
         let (to, states) = unbounded();
-        let written = Arc::new(AtomicU64::new(0));
-        let done = Arc::clone(&written);
+        let kept = Kept::new(self.path.clone());
+        let noted = kept.clone();
         let thread = std::thread::Builder::new().name("state".to_owned());
-        let thread = thread.spawn(move || self.write_all(&states, &done, &waker))?;
+        let thread = thread.spawn(move || self.write_all(&states, &noted, &waker))?;
         Ok(StateWriter {
             asked: 0,
             to: Some(to),
-            written,
+            kept,
             thread: Some(thread),
         })
     }
 
-    fn write_all(&self, states: &Receiver<State>, written: &AtomicU64, waker: &Waker) {
+    fn write_all(&self, states: &Receiver<Told>, noted: &Kept, waker: &Waker) {
         let mut last = String::new();
-        let mut failing = false;
-        while let Ok(state) = states.recv() {
+        // What could not be written, which is tried again, and for the last time when no more comes.
+        let mut unwritten: Option<State> = None;
+        let mut over = false;
+        while !over {
+            let come = match unwritten {
+                None => states.recv().map_err(RecvTimeoutError::from),
+                Some(_) => states.recv_timeout(AGAIN),
+            };
+            over = matches!(come, Err(RecvTimeoutError::Disconnected));
+            let before = unwritten.take();
+            let failing = before.is_some();
             // Of several that have come meanwhile, the last one.
-            let State {
-                asked,
-                config,
-                policies,
-            } = states.try_iter().last().unwrap_or(state);
-            let text = text_of(&self.started_with, &config, &policies);
+            let come = states.try_iter().last().or(come.ok());
+            let Some(state) = come.map_or(before, Told::state) else {
+                continue;
+            };
+            let text = text_of(&self.started_with, &state.config, &state.policies);
             let kept = text.and_then(|text| {
                 if text != last {
                     self.replace(&text)?;
@@ -211,23 +225,27 @@ impl StateFile {
                 Ok(())
             });
             let path = self.path.display();
+            let kept = kept.map_err(|error| {
+                let help = match error.kind() {
+                    ErrorKind::PermissionDenied => {
+                        " (a folder that was removed and made again is closed to the sandbox: restart vfnic)"
+                    }
+                    _ => "",
+                };
+                format!("{path}: {error}{help}")
+            });
             match (&kept, failing) {
-                (Err(error), false) => {
-                    let help = match error.kind() {
-                        ErrorKind::PermissionDenied => {
-                            " (a folder that was removed and made again is closed to the sandbox: restart vfnic)"
-                        }
-                        _ => "",
-                    };
-                    tracing::error!(
-                        "{path}: {error}{help}: the NICs run on, and what commands change is lost with this process"
-                    );
-                }
+                (Err(why), false) => tracing::error!(
+                    "{why}: the NICs run on, and what commands change is lost with this process unless it can be written by then"
+                ),
                 (Ok(()), true) => tracing::info!("{path}: what commands change is kept again"),
                 _ => {}
             }
-            failing = kept.is_err();
-            written.store(asked, Ordering::Release);
+            let asked = state.asked;
+            if kept.is_err() {
+                unwritten = Some(state);
+            }
+            noted.note(asked, kept);
             // It fails only when nobody waits.
             let _ = waker.wake();
         }
@@ -261,17 +279,33 @@ struct State {
     policies: Vec<Arc<Policy>>,
 }
 
+/// What the thread that writes is told.
+enum Told {
+    Write(State),
+    /// Another process goes on with the file, and writes what could not be written.
+    Leave,
+}
+
+impl Told {
+    fn state(self) -> Option<State> {
+        match self {
+            Told::Write(state) => Some(state),
+            Told::Leave => None,
+        }
+    }
+}
+
 /// The thread that writes. Dropping it waits until all is written.
 #[derive(Debug)]
 pub struct StateWriter {
     asked: u64,
-    to: Option<Sender<State>>,
-    written: Arc<AtomicU64>,
+    to: Option<Sender<Told>>,
+    kept: Kept,
     thread: Option<JoinHandle<()>>,
 }
 
 impl StateWriter {
-    /// Has this be written, and says how [`StateWriter::written`] will say that it is.
+    /// Has this be written, and says which change [`Kept::progress`] will tell of then.
     pub fn write(&mut self, config: Arc<Config>, policies: Vec<Arc<Policy>>) -> u64 {
         self.asked += 1;
         let state = State {
@@ -279,23 +313,29 @@ impl StateWriter {
             config,
             policies,
         };
-        match self.to.as_ref().map(|to| to.send(state)) {
+        match self.to.as_ref().map(|to| to.send(Told::Write(state))) {
             Some(Ok(())) => self.asked,
             // Nobody is there who would.
             _ => 0,
         }
     }
 
+    /// Writes nothing more: another process has the file.
+    pub fn leave(&self) {
+        // It fails only when the thread has gone.
+        let _ = self.to.as_ref().map(|to| to.send(Told::Leave));
+    }
+
     /// Whether something is not written yet.
     #[must_use]
     pub fn is_behind(&self) -> bool {
-        self.written() < self.asked
+        self.kept.progress().tried < self.asked
     }
 
-    /// Up to which all has been written, or could not be.
+    /// How far it is.
     #[must_use]
-    pub fn written(&self) -> u64 {
-        self.written.load(Ordering::Acquire)
+    pub fn kept(&self) -> &Kept {
+        &self.kept
     }
 }
 
@@ -473,5 +513,13 @@ mod tests {
         assert!(matches!(second, Err(StateError::InUse(_))));
         drop(first);
         StateFile::open(Some(&state), config(dir.path(), 1)).unwrap();
+        // The folder of another's sockets, too.
+        let sockets = StateFile::open(None, config(&state, 1)).unwrap();
+        let second = StateFile::open(Some(&state), config(dir.path(), 1));
+        assert!(matches!(second, Err(StateError::InUse(_))));
+        drop(sockets);
+        let _first = StateFile::open(Some(&state), config(dir.path(), 1)).unwrap();
+        let second = StateFile::open(None, config(&state, 1));
+        assert!(matches!(second, Err(StateError::InUse(_))));
     }
 }

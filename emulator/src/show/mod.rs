@@ -315,18 +315,23 @@ mod tests {
     #[test]
     fn every_key_of_the_json_is_in_its_document_and_no_other() {
         use vfnic::control::show::{
-            SHOW_VERSION, ShowAuto, ShowFilterTable, ShowFunction, ShowMemory, ShowQueue,
-            ShowRssContext,
+            SHOW_VERSION, ShowAuto, ShowFilterTable, ShowFunction, ShowMemory, ShowNetem,
+            ShowQueue, ShowRssContext, ShowState,
         };
         let mut show = sample::show(1);
         show.memory = Some(ShowMemory::default());
+        show.state = Some(ShowState {
+            error: Some(String::new()),
+            ..ShowState::default()
+        });
         let nic = &mut show.nics[0];
         nic.filter_tables = vec![ShowFilterTable::default()];
         let impaired = ["egress", "ingress"].map(|way| (way.to_owned(), String::new()));
         nic.netem = impaired.clone().into();
         nic.flap = Some(String::new());
         let vf = &mut nic.vfs[0];
-        vf.netem = impaired.into();
+        vf.netem = impaired.clone().into();
+        vf.netem_counters = impaired.map(|(way, _)| (way, ShowNetem::default())).into();
         vf.queues = vec![ShowQueue::default()];
         vf.rss.contexts = vec![ShowRssContext {
             context: 1,

@@ -93,6 +93,10 @@ fn write_all(out: &mut String, show: &Show, detail: &Detail) -> fmt::Result {
             "log: {lost} lines could not be written, {left_out} were one device's too many"
         )?;
     }
+    let state = show.state.as_ref();
+    if let Some(error) = state.and_then(|state| state.error.as_ref()) {
+        writeln!(out, "what commands change is not kept: {error}")?;
+    }
     for nic in &show.nics {
         writeln!(out)?;
         whole_nic(out, nic)?;
@@ -200,12 +204,26 @@ fn vf_in_short(out: &mut String, vf: &ShowVf, usual: &BTreeMap<String, String>) 
     });
     wrapped(out, 6, "settings", unusual.map(named))?;
     device(out, vf)?;
-    wrapped(out, 6, "netem", vf.netem.iter().map(named))?;
+    netem(out, vf)?;
     if vf.asked != vf.in_force {
         wrapped(out, 6, "asked", words(&vf.asked))?;
         wrapped(out, 6, "in force", words(&vf.in_force))?;
     }
     counters(out, 6, "", &vf.total)
+}
+
+/// Impairments of a VF, and what they have done: frames lost are told among those that were dropped.
+fn netem(out: &mut String, vf: &ShowVf) -> fmt::Result {
+    let done = vf.netem_counters.iter().flat_map(|(way, counts)| {
+        let counts = [
+            ("duplicated", counts.duplicated),
+            ("corrupted", counts.corrupted),
+            ("reordered", counts.reordered),
+        ];
+        let counts = counts.into_iter().filter(|(_, n)| *n > 0);
+        counts.map(move |(what, n)| format!("{way} {what} {n}"))
+    });
+    wrapped(out, 6, "netem", vf.netem.iter().map(named).chain(done))
 }
 
 /// What a guest finds there, if that is hardware, and what is known of its driver.
@@ -234,7 +252,7 @@ fn whole_vf(out: &mut String, vf: &ShowVf) -> fmt::Result {
     let settings = settings.filter(|(key, _)| !["path", "mac"].contains(&key.as_str()));
     wrapped(out, 6, "settings", settings.map(named))?;
     device(out, vf)?;
-    wrapped(out, 6, "netem", vf.netem.iter().map(named))?;
+    netem(out, vf)?;
     state(out, &vf.state)?;
     wrapped(out, 6, "mtu", [vf.mtu.to_string()])?;
     if let Some(tap) = &vf.tap {
@@ -246,7 +264,10 @@ fn whole_vf(out: &mut String, vf: &ShowVf) -> fmt::Result {
         false => "nobody is connected".to_owned(),
     };
     let refused = (vf.refusals > 0).then(|| format!("{} refusals", vf.refusals));
-    let sessions = format!("{} sessions so far", vf.sessions);
+    let sessions = match vf.sessions {
+        1 => "1 session so far".to_owned(),
+        n => format!("{n} sessions so far"),
+    };
     let socket = [vf.socket.clone(), socket, sessions];
     wrapped(out, 6, "socket", socket.into_iter().chain(refused))?;
     let contexts = vf.rss.contexts.iter();

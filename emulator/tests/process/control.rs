@@ -79,6 +79,13 @@ fn a_line_without_an_end_is_cut_off() {
     // Until the emulator has had enough, which is a broken pipe here.
     let chunk = [b'x'; 1 << 16];
     wait_for("the client is cut off", || stream.write_all(&chunk).err());
+    // With a line that says why.
+    let mut answer = String::new();
+    BufReader::new(stream).read_line(&mut answer).unwrap();
+    assert_eq!(
+        answer,
+        "{\"refused\":\"a request has 4194304 bytes at most\"}\n"
+    );
     emulator.show();
 }
 

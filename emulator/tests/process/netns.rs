@@ -282,6 +282,38 @@ fn a_tap_is_on_one_vf() {
 }
 
 #[test]
+fn a_tap_goes_with_its_vf() {
+    let Some(a) = Netns::new('g') else {
+        return;
+    };
+    let mut emulator = Emulator::start(&["--vfs", "4"]);
+    emulator.does(&format!("netns add {} vf 3", a.0));
+    let saved = |emulator: &Emulator| String::from_utf8(emulator.vfnic(&["save"]).stdout).unwrap();
+    assert!(saved(&emulator).contains("tap = \"eth0\""));
+    let said = emulator.vfnic(&["link", "set", "numvfs", "0"]).stderr;
+    let said = String::from_utf8(said).unwrap();
+    let tap = format!("tap eth0 in netns {}", a.0);
+    assert!(
+        said.contains(&format!("nic0 vf3: {tap} has gone with it")),
+        "{said}"
+    );
+    wait_for("the device goes", || a.device().is_empty().then_some(()));
+    assert!(!saved(&emulator).contains("eth0"), "{}", saved(&emulator));
+    // Another VF may have it, and the next start puts it on no other.
+    emulator.does("link set numvfs 1");
+    emulator.does(&format!("netns add {} vf 0", a.0));
+    emulator.kill();
+    emulator.restart();
+    let taps = emulator.show().nics[0]
+        .vfs
+        .iter()
+        .filter(|vf| vf.tap.is_some())
+        .count();
+    assert_eq!(taps, 1);
+    emulator.does(&format!("netns delete {}", a.0));
+}
+
+#[test]
 fn a_file_puts_a_tap_on_one_vf() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("nic.toml");

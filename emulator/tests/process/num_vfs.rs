@@ -59,6 +59,7 @@ fn vfs_go_with_their_sessions_and_sockets_and_come_back_new() {
     says(&emulator, "link set numvfs 4");
     assert_eq!(there(), [0, 1, 2, 3]);
     let fresh = emulator.vf(0, 0);
+    assert_eq!(fresh.sessions, 1, "a counter never falls");
     assert_eq!(
         (fresh.settings["trust"].as_str(), fresh.path.as_str()),
         ("off", "direct")

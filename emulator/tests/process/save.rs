@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use vfnic::control::{NicCommand, Request, Response, ask};
+use vfnic::control::{NOT_KEPT, NicCommand, Request, Response, ask};
 
 use crate::emulator::{BACK_TO_BACK, Emulator, vfnic, wait_for};
 
@@ -157,6 +157,52 @@ fn a_disk_that_takes_nothing_is_complained_of_once() {
     emulator.does("vf 0 set vlan 12");
     let text = fs::read_to_string(folder.join("state.toml")).unwrap();
     assert!(text.contains("vlan = 12"), "{text}");
+}
+
+#[test]
+fn a_change_that_cannot_be_kept_is_answered_with_why() {
+    let state = tempfile::tempdir().unwrap();
+    let folder = state.path().join("state");
+    let emulator = Emulator::start(&["--state", folder.to_str().unwrap()]);
+    let kept = |page: &str, n: u8| page.contains(&format!("\nvfnic_state_kept {n}\n"));
+    let text = |args: &[&str]| String::from_utf8(emulator.vfnic(args).stdout).unwrap();
+    assert!(kept(&text(&["show", "--openmetrics"]), 1));
+    assert!(emulator.show().state.unwrap().kept);
+    let away = state.path().join("away");
+    fs::rename(&folder, &away).unwrap();
+    let file = folder.join("state.toml").display().to_string();
+    let why = format!("{NOT_KEPT}{file}: No such file or directory");
+    for words in [
+        "vf 0 set vlan 8",
+        "link set mtu 1600",
+        "filter add flow-type ether proto 0x88b5 vf 1",
+        "vf 0 request promisc on",
+    ] {
+        let words: Vec<_> = words.split(' ').collect();
+        let output = emulator.vfnic(&words);
+        let [out, err] = [output.stdout, output.stderr].map(|s| String::from_utf8(s).unwrap());
+        assert_eq!(output.status.code(), Some(0), "{words:?}");
+        let said: Vec<_> = err.lines().filter(|line| line.contains(&why)).collect();
+        assert_eq!(said.len(), 1, "{words:?}: {err}");
+        assert!(!out.contains(NOT_KEPT), "{words:?}: {out}");
+    }
+    assert_eq!(emulator.vf(0, 0).settings["vlan"], "8");
+    let show = emulator.show().state.unwrap();
+    assert!(!show.kept && show.error.unwrap().contains(&file));
+    assert!(text(&["show"]).contains(&format!("what commands change is not kept: {file}: ")));
+    assert!(kept(&text(&["show", "--openmetrics"]), 0));
+    // What was not kept is written as soon as it can be, though nobody says a thing.
+    fs::rename(&away, &folder).unwrap();
+    wait_for("it is kept", || emulator.show().state?.kept.then_some(()));
+    let file = fs::read_to_string(folder.join("state.toml")).unwrap();
+    assert!(
+        file.contains("vlan = 8") && file.contains("mtu = 1600"),
+        "{file}"
+    );
+    assert!(kept(&text(&["show", "--openmetrics"]), 1));
+    let output = emulator.vfnic(&["vf", "0", "set", "vlan", "9"]);
+    assert!(output.stderr.is_empty(), "{output:?}");
+    assert!(!text(&["show"]).contains("not kept"));
 }
 
 /// How often it is killed while commands come.

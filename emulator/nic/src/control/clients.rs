@@ -19,6 +19,7 @@ use vf_vhost::listener::Listener;
 
 use super::protocol::{MAX_LINE, MAX_OBSERVER_LINE, MOST_BROUGHT, Request, Response};
 use super::stream::Takeover;
+use crate::kept::Progress;
 
 /// Clients at a time. One more takes the place of the one that has been quiet for longest.
 const MAX_CLIENTS: usize = 64;
@@ -67,16 +68,16 @@ pub struct Clients {
     handed_over: VecDeque<Weak<std::os::unix::net::UnixStream>>,
     /// When to try again to accept clients.
     retry_at: Option<Instant>,
-    /// Up to which answers may go.
-    kept: u64,
+    /// Which changes have been written down, whose answers may go.
+    kept: Progress,
 }
 
 /// An answer, and when it may go.
 pub struct Answer {
     /// What is answered.
     pub response: Response,
-    /// It waits until [`Clients::keep`] has said this or more.
-    pub kept: u64,
+    /// It waits until [`Clients::keep`] has told of this change, and says so if that could not be written down; 0 is none.
+    pub change: u64,
     /// What has the client's connection then.
     pub takeover: Option<Takeover>,
 }
@@ -86,7 +87,7 @@ impl From<Response> for Answer {
     fn from(response: Response) -> Answer {
         Answer {
             response,
-            kept: 0,
+            change: 0,
             takeover: None,
         }
     }
@@ -110,8 +111,8 @@ struct Client {
     /// The descriptors that have come with what is in `input`: of more than any request is about, the last ones.
     brought: VecDeque<Aside<OwnedFd>>,
     output: Vec<u8>,
-    /// What `kept` of [`Clients`] must be for `output` to go.
-    waits_for: u64,
+    /// An answer that waits for a change to be written down.
+    waiting: Option<(u64, Response)>,
     finished: bool,
     /// When it last had something to say.
     heard: Instant,
@@ -154,7 +155,7 @@ impl Clients {
             bounds,
             handed_over: VecDeque::new(),
             retry_at: None,
-            kept: 0,
+            kept: Progress::default(),
         })
     }
 
@@ -183,7 +184,7 @@ impl Clients {
         let Some(client) = self.clients.get_mut(&token.0) else {
             return;
         };
-        let served = client.serve(&mut answer, self.kept, self.bounds.line);
+        let served = client.serve(&mut answer, &self.kept, self.bounds.line);
         match served.unwrap_or(Left::Over) {
             Left::Nothing => {}
             // It is told of again, as it can surely be written to.
@@ -195,14 +196,11 @@ impl Clients {
         }
     }
 
-    /// Lets all answers go that have waited for this or less.
-    pub fn keep(&mut self, kept: u64, registry: &Registry) {
-        if kept == self.kept {
-            return;
-        }
+    /// Lets all answers go that have waited for changes which have been written down, or could not be.
+    pub fn keep(&mut self, kept: Progress, registry: &Registry) {
         self.kept = kept;
         let waiting = self.clients.iter_mut();
-        for (token, client) in waiting.filter(|(_, client)| client.waits_for > 0) {
+        for (token, client) in waiting.filter(|(_, client)| client.waiting.is_some()) {
             // It is told of again, as it can surely be written to.
             let _ = registry.reregister(&mut *client.stream, Token(*token), INTEREST);
         }
@@ -303,7 +301,7 @@ impl Clients {
                         searched: 0,
                         brought: VecDeque::new(),
                         output: Vec::new(),
-                        waits_for: 0,
+                        waiting: None,
                         finished: false,
                         heard: Instant::now(),
                         takeover: None,
@@ -317,20 +315,33 @@ impl Clients {
 }
 
 impl Client {
+    fn say(&mut self, response: &Response) -> io::Result<()> {
+        serde_json::to_writer(&mut self.output, response)?;
+        self.output.push(b'\n');
+        Ok(())
+    }
+
     /// Reads no further while an answer waits to be read: a client that does not read costs one answer, not all of them.
     fn serve(
         &mut self,
         answer: &mut impl FnMut(Request, Brought) -> Answer,
-        kept: u64,
+        kept: &Progress,
         longest: usize,
     ) -> io::Result<Left> {
         let mut chunk = [0; 16 << 10];
         let started = Instant::now();
         loop {
-            if self.waits_for > kept {
-                return Ok(Left::Nothing);
+            if let Some((change, response)) = self.waiting.take() {
+                if change > kept.tried {
+                    self.waiting = Some((change, response));
+                    return Ok(Left::Nothing);
+                }
+                let response = match kept.misses(change) {
+                    Some(why) => response.not_kept(why),
+                    None => response,
+                };
+                self.say(&response)?;
             }
-            self.waits_for = 0;
             while !self.output.is_empty() {
                 match self.stream.write(&self.output) {
                     Ok(n) => drop(self.output.drain(..n)),
@@ -356,23 +367,30 @@ impl Client {
                 };
                 let Answer {
                     response,
-                    kept,
+                    change,
                     takeover,
                 } = match Request::parse(&line) {
                     Ok(request) => answer(request, brought),
                     Err(why) => Response::Refused(why).into(),
                 };
                 self.takeover = takeover;
-                serde_json::to_writer(&mut self.output, &response)?;
-                self.output.push(b'\n');
-                self.waits_for = kept;
+                match change {
+                    0 => self.say(&response)?,
+                    change => self.waiting = Some((change, response)),
+                }
                 continue;
             }
             self.searched = self.input.len();
             if self.finished {
                 return Ok(Left::Over);
             }
-            if self.input.len() > longest || self.closer.is_full() {
+            if self.input.len() > longest {
+                let most = format!("a request has {longest} bytes at most");
+                self.say(&Response::Refused(most))?;
+                self.stream.write_all(&self.output)?;
+                return Ok(Left::Over);
+            }
+            if self.closer.is_full() {
                 return Err(io::ErrorKind::InvalidData.into());
             }
             let mut fds = Vec::new();

@@ -12,9 +12,10 @@ use super::protocol::{AttachTap, FilterLine, NicCommand, PROTOCOL, Request, Resp
 use super::stream::{self, Takeover};
 use super::why::Why;
 use crate::capture::event::Happening;
-use crate::config::Config;
+use crate::config::{Config, NicSettings};
 use crate::handover::{FORMAT, OTHER_FORMAT};
 use crate::instance::NicInstance;
+use crate::kept::Kept;
 use crate::tap_port::TapDevice;
 
 /// The NICs that requests are about, on whichever clock.
@@ -98,6 +99,11 @@ impl Dispatcher {
         }
     }
 
+    /// What commands change is written down, and `show` tells how far.
+    pub fn keep(&mut self, kept: Kept) {
+        self.observer.keep(kept);
+    }
+
     /// What is run now, but for what is said by policies.
     #[must_use]
     pub fn config(&self) -> Arc<Config> {
@@ -173,7 +179,7 @@ impl Dispatcher {
             }
             Request::Monitor { nic, drops } => self.monitor(nics, nic.as_deref(), drops, false),
             Request::Command(command) => match plan(nics, &[command]) {
-                Ok(changes) => done(nics, changes)?,
+                Ok(changes) => self.change(nics, changes)?,
                 Err(Rejected { why, .. }) => Response::Refused(why),
             },
             Request::AttachTap(AttachTap {
@@ -189,7 +195,7 @@ impl Dispatcher {
             },
             Request::HandOver { .. } => Response::Refused(OTHER_FORMAT.to_owned()),
             Request::Batch { mut commands } => match plan(nics, &commands) {
-                Ok(changes) => done(nics, changes)?,
+                Ok(changes) => self.change(nics, changes)?,
                 Err(Rejected { at, why }) => Response::RefusedAt {
                     at,
                     words: commands.swap_remove(at).words,
@@ -237,6 +243,30 @@ impl Dispatcher {
     /// What is to have the connection of the client that has been answered last, if anything is.
     pub fn take_takeover(&mut self) -> Option<Takeover> {
         self.takeover.take()
+    }
+
+    /// Puts changes in force; with VFs that are no more go their taps.
+    fn change<N: Nics>(
+        &mut self,
+        nics: &mut N,
+        changes: Vec<Change>,
+    ) -> Result<Response, N::Error> {
+        let response = done(nics, changes)?;
+        for (n, nic) in nics.nics().enumerate() {
+            let there = &nic.settings.vf;
+            let gone = |ours: &NicSettings| {
+                let mut pairs = ours.vf.iter().zip(there);
+                pairs.any(|(ours, there)| ours.tap.is_some() && there.tap.is_none())
+            };
+            if self.config.nics.get(n).is_some_and(gone)
+                && let Some(ours) = Arc::make_mut(&mut self.config).nics.get_mut(n)
+            {
+                for (ours, there) in ours.vf.iter_mut().zip(there) {
+                    ours.tap.clone_from(&there.tap);
+                }
+            }
+        }
+        Ok(response)
     }
 
     fn set_tap(

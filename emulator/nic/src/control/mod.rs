@@ -15,6 +15,7 @@ pub use client::{Connection, CtlError, ask};
 pub use dispatch::{Change, Dispatcher, Nics};
 pub use observe::Observer;
 pub use protocol::{
-    AttachTap, CaptureRequest, FilterLine, MAX_LINE, NicCommand, PROTOCOL, Request, Response,
+    AttachTap, CaptureRequest, FilterLine, MAX_LINE, NOT_KEPT, NicCommand, PROTOCOL, Request,
+    Response,
 };
 pub use stream::Takeover;

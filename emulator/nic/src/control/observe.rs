@@ -6,18 +6,20 @@ use std::io::{Read, Seek};
 use std::ops::Deref;
 
 use vf_model::{
-    Counters, FastCounters, FastKey, Impairments, Nanos, Policy, RxFilter, SETTING_KEYS,
-    SearchDepth, TableUse, VfIndex, VfPolicy,
+    Counters, DropReason, FastCounters, FastKey, Impairments, Nanos, NetemWay, Policy, RxFilter,
+    SETTING_KEYS, SearchDepth, TableUse, VfIndex, VfPolicy,
 };
 
 use super::show::{
     SHOW_VERSION, Show, ShowAuto, ShowBridge, ShowCounters, ShowCpu, ShowFilterTable, ShowFunction,
-    ShowLink, ShowLog, ShowMemory, ShowNic, ShowQueue, ShowRss, ShowRssContext, ShowVf, ShowWorker,
+    ShowLink, ShowLog, ShowMemory, ShowNetem, ShowNic, ShowQueue, ShowRss, ShowRssContext,
+    ShowState, ShowVf, ShowWorker,
 };
 use super::show_vf::ShowVfState;
 use crate::config::SocketRole;
 use crate::instance::{NicInstance, VfSocket};
-use crate::plane::PairTraffic;
+use crate::kept::Kept;
+use crate::plane::{NetemCounts, PairTraffic};
 use crate::thread::{Load, PlaneHandle};
 use crate::uplink::Statistic;
 
@@ -27,6 +29,8 @@ pub struct Observer {
     busy: Vec<Busy>,
     /// What the kernel says of the process's memory (proc_pid_statm(5)), open since before the sandbox.
     statm: Option<File>,
+    /// How far what commands change has been written down, if it is.
+    kept: Option<Kept>,
 }
 
 impl Default for Observer {
@@ -35,6 +39,7 @@ impl Default for Observer {
             last: Nanos(0),
             busy: Vec::new(),
             statm: File::open("/proc/self/statm").ok(),
+            kept: None,
         }
     }
 }
@@ -48,6 +53,11 @@ struct Busy {
 }
 
 impl Observer {
+    /// Tells of this from now on.
+    pub(super) fn keep(&mut self, kept: Kept) {
+        self.kept = Some(kept);
+    }
+
     /// What all hosts have counted up to `at`, by whichever clock they are on.
     pub fn show<H: Deref<Target = NicInstance>>(
         &mut self,
@@ -74,6 +84,7 @@ impl Observer {
                 left_out: crate::log::left_out(),
             },
             memory: threads.then(|| self.memory()).flatten(),
+            state: self.kept.as_ref().map(state),
             nics,
         }
     }
@@ -90,6 +101,15 @@ impl Observer {
             own: resident.saturating_sub(shared) * page,
             shared: shared * page,
         })
+    }
+}
+
+fn state(kept: &Kept) -> ShowState {
+    let why_not = kept.progress().why_not;
+    ShowState {
+        file: kept.file().display().to_string(),
+        kept: why_not.is_none(),
+        error: why_not.map(|why| why.to_string()),
     }
 }
 
@@ -156,13 +176,14 @@ fn nic(host: &NicInstance, at: Nanos, seconds: f64, before: &mut Busy) -> ShowNi
                 netns: tap.and_then(|tap| tap.netns.clone()),
                 queue_pairs: host.settings.queue_pairs,
                 connected: socket.is_some_and(VfSocket::is_connected),
-                sessions: socket.map_or(0, VfSocket::sessions),
-                refusals: socket.map_or(0, VfSocket::refusals),
+                sessions: host.vfs[i].sessions(),
+                refusals: host.vfs[i].refusals(),
                 rings: host.rings(vf),
                 guest_memory: host.vfs[i]
                     .endpoint()
                     .map_or(0, |endpoint| endpoint.guest_memory()),
                 netem: netem(policy.vf_netem(vf)),
+                netem_counters: netem_counters(policy.vf_netem(vf), statistics.netem(vf), &both),
                 rss: ShowRss {
                     hkey: policy.rss(vf).key().to_string(),
                     spread: policy.rss(vf).spread().to_string(),
@@ -264,6 +285,27 @@ fn netem(impairments: &Impairments) -> BTreeMap<String, String> {
     let each = impairments.iter();
     each.map(|(way, spec)| (way.to_string(), spec.to_string()))
         .collect()
+}
+
+/// What impairments of a VF have done by direction, if there are any, or were.
+fn netem_counters(
+    impairments: &Impairments,
+    counts: [NetemCounts; 2],
+    of_vf: &Counters,
+) -> BTreeMap<String, ShowNetem> {
+    let lost = [&of_vf.tx_drops, &of_vf.rx_drops].map(|drops| drops.get(DropReason::NetemLoss));
+    let counts = [0, 1].map(|way: usize| ShowNetem {
+        duplicated: counts[way].duplicated,
+        corrupted: counts[way].corrupted,
+        reordered: counts[way].reordered,
+        lost: lost[way],
+    });
+    if impairments.is_none() && counts == [ShowNetem::default(); 2] {
+        return BTreeMap::new();
+    }
+    let [sent, received] = counts;
+    let by_way = [(NetemWay::Egress, sent), (NetemWay::Ingress, received)];
+    by_way.map(|(way, counts)| (way.to_string(), counts)).into()
 }
 
 /// What of a VF took which path flow by flow, if any did.

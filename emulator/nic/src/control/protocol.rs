@@ -15,6 +15,9 @@ use crate::plane::MAX_QUEUE_PAIRS;
 /// The version of the protocol that this vfnic speaks.
 pub const PROTOCOL: u32 = 1;
 
+/// What a line of [`Response::Done`] begins with that says why a change, which is in force, could not be written down for the next start.
+pub const NOT_KEPT: &str = "in force, but not kept: ";
+
 /// Longest request, in bytes: a batch that fills the largest filter table several times.
 pub const MAX_LINE: usize = 4 << 20;
 /// The same of an observer, who asks for little: others wait while a line is read.
@@ -169,6 +172,19 @@ pub enum Response {
         /// One line that says why.
         why: String,
     },
+}
+
+impl Response {
+    /// The same, of changes that could not be written down.
+    pub(super) fn not_kept(self, why: &str) -> Response {
+        match self {
+            Response::Done(mut notes) => {
+                notes.push(format!("{NOT_KEPT}{why}"));
+                Response::Done(notes)
+            }
+            other => other,
+        }
+    }
 }
 
 /// A filter of a NIC.

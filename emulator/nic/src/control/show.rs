@@ -27,6 +27,9 @@ pub struct Show {
     /// What memory the process has, on the wall clock.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory: Option<ShowMemory>,
+    /// Whether what commands change is there again after a restart, where that is wanted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state: Option<ShowState>,
     /// Every NIC.
     pub nics: Vec<ShowNic>,
 }
@@ -38,6 +41,18 @@ pub struct ShowMemory {
     pub own: u64,
     /// Resident, and shared with guests, or a file.
     pub shared: u64,
+}
+
+/// What commands change, on the disk for the next start.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShowState {
+    /// The file.
+    pub file: String,
+    /// Whether all of it is there.
+    pub kept: bool,
+    /// Why it is not: the file, and what the system says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
 }
 
 /// Lines that are not in the log, since the start.
@@ -242,6 +257,9 @@ pub struct ShowVf {
     /// Impairments of what the guest sends (`egress`) and of what it is given (`ingress`), in the words that set them.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub netem: BTreeMap<String, String>,
+    /// What those have done so far, by direction, once there were any.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub netem_counters: BTreeMap<String, ShowNetem>,
     /// How received flows are spread over queues.
     pub rss: ShowRss,
     /// Each queue pair that has been used.
@@ -261,6 +279,20 @@ pub struct ShowVf {
     /// What took which path flow by flow, if the VF is or has been on path `auto`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub auto: Option<ShowAuto>,
+}
+
+/// What impairments have done to frames of a VF in one direction.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ShowNetem {
+    /// Copies that went on beside their frame: of what the guest sends they are among `tx_packets`.
+    pub duplicated: u64,
+    /// Frames with a bit turned over.
+    pub corrupted: u64,
+    /// Frames that have overtaken others.
+    pub reordered: u64,
+    /// Frames that were lost: `netem_loss` among the drops of that direction.
+    pub lost: u64,
 }
 
 /// A VF with registers.

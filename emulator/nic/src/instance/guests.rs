@@ -87,9 +87,15 @@ impl NicInstance {
         notes
     }
 
-    /// Ends the session of a VF that is no more. If another is made in its place, that has its socket.
+    /// Ends the session of a VF that is no more. If another is made in its place, that has its socket, and the tap that was on it.
     fn take_away(&mut self, vf: VfIndex, another: Option<GuestView>) -> Option<String> {
         let connected = self.is_connected(vf);
+        let settings = self.settings.vf.get(vf.index());
+        let tap = settings.and_then(|vf| vf.tap.clone());
+        let tap = tap.filter(|_| another.is_none());
+        if tap.is_some() {
+            self.detach_tap(vf);
+        }
         self.close_session(vf);
         if let Some(is) = &another {
             self.serve(vf, |endpoint, _| {
@@ -101,10 +107,13 @@ impl NicInstance {
         if another.is_none()
             && let Some(vf) = self.vfs.get_mut(vf.index())
         {
-            vf.socket = None;
+            vf.drop_socket();
         }
         let name = &self.settings.name;
-        connected.then(|| format!("{name} {vf}: taken from its guest"))
+        match tap {
+            Some(tap) => Some(format!("{name} {vf}: {tap} has gone with it")),
+            None => connected.then(|| format!("{name} {vf}: taken from its guest")),
+        }
     }
 }
 

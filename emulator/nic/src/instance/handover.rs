@@ -123,6 +123,7 @@ impl NicInstance {
                 asked: asked.map(|request| request.to_string()).collect(),
                 refused: vf.refused,
                 fault: vf.fault.clone(),
+                before: vf.before,
             }
         });
         SavedNic {
@@ -148,6 +149,7 @@ impl NicInstance {
         let mut policy = (*self.policy()).clone();
         for (i, (vf, saved)) in self.vfs.iter_mut().zip(&saved.vfs).enumerate() {
             (vf.refused, vf.fault) = (saved.refused, saved.fault.clone());
+            vf.before = saved.before;
             let (mut requests, mut filters) = (Vec::new(), Vec::new());
             for words in &saved.asked {
                 let words: Vec<_> = words.split_whitespace().collect();

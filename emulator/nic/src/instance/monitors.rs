@@ -48,7 +48,7 @@ impl NicInstance {
             }
             self.close_session(vf);
             if let Some(place) = self.vfs.get_mut(vf.index()) {
-                place.socket = None;
+                place.drop_socket();
             }
         }
     }

@@ -170,6 +170,26 @@ impl Vf {
             _ => None,
         }
     }
+
+    /// Takes its socket away, and keeps what that has counted.
+    pub(super) fn drop_socket(&mut self) {
+        self.before = [self.sessions(), self.refusals()];
+        self.socket = None;
+    }
+
+    /// Sessions begun so far, on any of its sockets.
+    #[must_use]
+    pub fn sessions(&self) -> u64 {
+        let now = self.socket.as_ref().map_or(0, VfSocket::sessions);
+        self.before[0].saturating_add(now)
+    }
+
+    /// Requests refused so far, likewise.
+    #[must_use]
+    pub fn refusals(&self) -> u64 {
+        let now = self.socket.as_ref().map_or(0, VfSocket::refusals);
+        self.before[1].saturating_add(now)
+    }
 }
 
 impl NicInstance {

@@ -84,6 +84,14 @@ impl To<'_> {
             Some(Unit::Seconds),
             [up],
         )?;
+        let kept = show.state.iter();
+        let kept = kept.map(|state| (Labels::new(), u32::from(state.kept)));
+        self.gauges(
+            "vfnic_state_kept",
+            "Whether all that commands have changed is on the disk for the next start",
+            None,
+            kept,
+        )?;
         let lost = [
             ("written", show.log.lost),
             ("rate_limited", show.log.left_out),
@@ -269,6 +277,25 @@ impl To<'_> {
             "Frames received to groups",
             None,
             groups,
+        )?;
+        let netem = each().flat_map(|(labels, vf)| {
+            let ways = vf.netem_counters.iter();
+            ways.flat_map(move |(way, counts)| {
+                let labels = with(&labels, "direction", way);
+                let events = [
+                    ("duplicated", counts.duplicated),
+                    ("corrupted", counts.corrupted),
+                    ("reordered", counts.reordered),
+                    ("lost", counts.lost),
+                ];
+                events.map(|(event, n)| (with(&labels, "event", event), n))
+            })
+        });
+        self.counters(
+            "vfnic_vf_netem_packets",
+            "What impairments of a VF have done to frames",
+            None,
+            netem,
         )?;
         let by_path = each().flat_map(|(labels, vf)| {
             let paths = [("direct", &vf.direct), ("mediated", &vf.mediated)];

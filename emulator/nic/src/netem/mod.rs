@@ -50,6 +50,19 @@ impl Counters {
             .map(|(name, counter)| (name, Arc::clone(counter)))
             .collect()
     }
+
+    /// In the order of their names.
+    pub(crate) fn read(&self) -> [u64; 3] {
+        [&self.duplicated, &self.corrupted, &self.reordered].map(|counter| counter.get())
+    }
+
+    /// Goes on from there. Only before anything is counted.
+    pub(crate) fn go_on_from(&self, counts: [u64; 3]) {
+        let counters = [&self.duplicated, &self.corrupted, &self.reordered];
+        for (counter, n) in counters.into_iter().zip(counts) {
+            counter.set(n);
+        }
+    }
 }
 
 /// What is drawn for each frame.

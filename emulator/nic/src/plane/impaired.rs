@@ -15,6 +15,8 @@ pub(super) struct VfNetem<T> {
     queues: Vec<Option<Box<NetemQueue<T>>>>,
     /// Those that have one.
     vfs: VfSet,
+    /// What has been done to frames of each VF here. A queue that goes to the other path counts on where it began.
+    counters: Vec<Counters>,
     nic: usize,
     /// Which of the two directions it is.
     direction: usize,
@@ -40,6 +42,9 @@ impl<T: Copy> VfNetem<T> {
             of,
             queues: std::iter::repeat_with(|| None).take(vfs).collect(),
             vfs: VfSet::default(),
+            counters: std::iter::repeat_with(Counters::default)
+                .take(vfs)
+                .collect(),
             nic: 0,
             direction,
         }
@@ -52,16 +57,21 @@ impl<T: Copy> VfNetem<T> {
 
     /// Impairs what a policy says.
     pub(super) fn adopt(&mut self, policy: &Policy) {
-        for (i, queue) in self.queues.iter_mut().enumerate() {
+        for (i, (queue, counters)) in self.queues.iter_mut().zip(&self.counters).enumerate() {
             let vf = VfIndex::from(i);
             let said = (self.of)(policy.vf_netem(vf));
             let place = Place {
                 nic: self.nic,
                 port: 2 + 2 * i + self.direction, // behind those of the port
             };
-            NetemQueue::adapt(queue, said, place, &Counters::default());
+            NetemQueue::adapt(queue, said, place, counters);
             note(&mut self.vfs, vf, queue);
         }
+    }
+
+    /// What is counted of each VF.
+    pub(super) fn counters(&self) -> &[Counters] {
+        &self.counters
     }
 
     /// VFs that are impaired, or of which something is still held back.

@@ -36,8 +36,8 @@ pub use policy_cell::{PolicyCell, PolicySubscriber};
 pub use port::Notified;
 pub use rings::Rings;
 pub use statistics::{
-    DirectStatistics, MediatedStatistics, PlaneStatistics, SavedStatistics, Statistics,
-    UplinkStatistics,
+    DirectStatistics, MediatedStatistics, NetemCounts, PlaneStatistics, SavedStatistics,
+    Statistics, UplinkStatistics,
 };
 pub use switch::switch_paths;
 pub use traffic::{MAX_QUEUE_PAIRS, PairTraffic, Traffic};

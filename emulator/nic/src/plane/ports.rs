@@ -212,10 +212,14 @@ impl VfPorts {
     pub(super) fn statistics(&self, model: &impl Judge) -> PlaneStatistics {
         let ports = self.rx.ports.iter().zip(&self.tx);
         let traffic = ports.map(|(rx, tx)| [Arc::clone(&rx.traffic), Arc::clone(&tx.traffic)]);
+        let sent = self.impaired.counters().iter();
+        let netem = sent.zip(self.rx.impaired_counters());
+        let netem = netem.map(|(sent, received)| [sent.clone(), received.clone()]);
         PlaneStatistics {
             model: model.published(),
             load: Arc::clone(&self.rx.load),
             traffic: traffic.collect(),
+            netem: netem.collect(),
         }
     }
 

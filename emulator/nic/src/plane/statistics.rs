@@ -14,6 +14,7 @@ use vf_model::{
 };
 
 use super::traffic::{PairTraffic, PerQueue};
+use crate::netem;
 use crate::queue::worker_of;
 use crate::thread::{LiveLoad, Load};
 use crate::uplink::{Statistic, Uplink};
@@ -25,6 +26,19 @@ pub struct PlaneStatistics {
     pub(super) load: Arc<LiveLoad>,
     /// By VF: to the guest, and from it.
     pub(super) traffic: Arc<[[Arc<PerQueue>; 2]]>,
+    /// What impairments have done, by VF: to what it sends, and to what it is to get.
+    pub(super) netem: Arc<[[netem::Counters; 2]]>,
+}
+
+/// What impairments have done to frames that went on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetemCounts {
+    /// Copies that went on beside their frame.
+    pub duplicated: u64,
+    /// Frames with a bit turned over.
+    pub corrupted: u64,
+    /// Frames that have overtaken others.
+    pub reordered: u64,
 }
 
 impl PlaneStatistics {
@@ -144,6 +158,9 @@ struct SavedVfStatistics {
     fast: FastCounters,
     /// By queue pair, on the direct path and on the mediated one.
     traffic: [Vec<PairTraffic>; 2],
+    /// Of what it has sent, and of what it was to get.
+    #[serde(default)]
+    netem: [NetemCounts; 2],
 }
 
 /// What all planes of a NIC count.
@@ -209,6 +226,25 @@ impl Statistics {
         ]
     }
 
+    /// What impairments have done to what a VF has sent, and to what it was to get, on either path.
+    #[must_use]
+    pub fn netem(&self, vf: VfIndex) -> [NetemCounts; 2] {
+        let workers = self.workers.iter().map(|worker| &worker.plane);
+        let mut sums = [NetemCounts::default(); 2];
+        for plane in workers.chain([&self.hypervisor.plane]) {
+            let Some(counters) = plane.netem.get(vf.index()) else {
+                continue;
+            };
+            for (sum, counters) in sums.iter_mut().zip(counters) {
+                let [duplicated, corrupted, reordered] = counters.read();
+                sum.duplicated += duplicated;
+                sum.corrupted += corrupted;
+                sum.reordered += reordered;
+            }
+        }
+        sums
+    }
+
     /// Frames that a filter has decided on, on either path.
     #[must_use]
     pub fn hits(&self, counter: CounterId) -> u64 {
@@ -233,6 +269,7 @@ impl Statistics {
             mediated: self.mediated(vf),
             fast: self.fast_path(vf),
             traffic: self.traffic(vf),
+            netem: self.netem(vf),
         });
         let others = self.uplink().map_or(&[][..], |uplink| &uplink.others);
         let others = others.iter().map(|(name, n)| (name.to_string(), n.get()));
@@ -275,6 +312,10 @@ impl Statistics {
                 worker.plane.model.go_on_from(vf, &saved.direct);
                 worker.fast.go_on_from(vf, &saved.fast);
                 count(&worker.plane, direct);
+                let netem = worker.plane.netem.get(i).into_iter().flatten();
+                for (counters, saved) in netem.zip(saved.netem) {
+                    counters.go_on_from([saved.duplicated, saved.corrupted, saved.reordered]);
+                }
             }
         }
     }

@@ -113,6 +113,9 @@ impl Server {
         match self.try_to_hand_over(&successor) {
             Ok(()) => {
                 tracing::info!("handed over to another process");
+                if let Some(state) = &self.state {
+                    state.leave();
+                }
                 self.successor = Some(successor);
                 true
             }
@@ -246,9 +249,13 @@ impl Server {
         let nics = nics.collect();
         fds.extend(self.observers.as_ref().map(|observers| observers.socket()));
         fds.push(self.clients.socket());
+        let kept = self.state.as_ref().map(|state| state.kept().progress());
         let document = Document {
             config,
-            state: state.as_ref().map(|(state, _)| state.clone()),
+            state: state.as_ref().map(|(state, _)| SavedState {
+                unwritten: kept.is_some_and(|kept| kept.why_not.is_some()),
+                ..state.clone()
+            }),
             nics,
             still_since: still.since,
         };

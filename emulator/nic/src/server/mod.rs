@@ -208,8 +208,18 @@ impl Server {
     /// The system's.
     pub fn keep_state(&mut self, file: StateFile) -> Result<(), RunError> {
         let writer = file.start(Arc::clone(&self.waker));
-        self.state = Some(writer.map_err(system("thread"))?);
+        let writer = writer.map_err(system("thread"))?;
+        self.dispatcher.keep(writer.kept().clone());
+        self.state = Some(writer);
         Ok(())
+    }
+
+    /// Has what another process could not write down be written now.
+    pub fn write_state(&mut self) {
+        let policies = self.hosts.iter().map(NicInstance::policy).collect();
+        if let Some(state) = &mut self.state {
+            state.write(self.dispatcher.config(), policies);
+        }
     }
 
     /// Ends [`Server::run`] when something arrives on `signals`.
@@ -284,7 +294,8 @@ impl Server {
                     self.hear_of_broken_rings();
                     self.learn();
                     if let Some(state) = &self.state {
-                        self.clients.keep(state.written(), self.poll.registry());
+                        let progress = state.kept().progress();
+                        self.clients.keep(progress, self.poll.registry());
                     }
                 }
                 LINKS => {
@@ -321,16 +332,16 @@ impl Server {
                     clients.serve(Token(t), poll.registry(), |request, brought| {
                         (nics.brought, nics.asked_by) = (brought.fds, brought.user);
                         let Ok(response) = dispatcher.answer(&mut nics, request);
-                        let mut kept = 0;
+                        let mut change = 0;
                         if std::mem::take(&mut nics.changed)
                             && let Some(state) = state
                         {
                             let policies = nics.nics().map(|nic| nic.policy()).collect();
-                            kept = state.write(dispatcher.config(), policies);
+                            change = state.write(dispatcher.config(), policies);
                         }
                         Answer {
                             response,
-                            kept,
+                            change,
                             takeover: dispatcher.take_takeover(),
                         }
                     });

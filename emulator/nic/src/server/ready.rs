@@ -110,7 +110,11 @@ impl Ready {
             path: self.path.clone(),
             source,
         };
-        let create = OpenOptions::new().write(true).create_new(true).clone();
+        let create = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o644)
+            .clone();
         let mut file = create.open(&self.path).map_err(failed)?;
         // Nobody else has it open, but for one that looks whether it is stale.
         let _ = rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive);

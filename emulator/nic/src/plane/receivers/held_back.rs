@@ -5,7 +5,7 @@ use vf_vhost::rx::{BURST_EFFORT, EFFORTLESS};
 
 use super::super::port::bytes_of;
 use super::{FrameSource, Receivers};
-use crate::netem::NetemQueue;
+use crate::netem::{Counters, NetemQueue};
 
 /// Frames that an impaired VF is given in a round at most.
 const BURST: usize = 256;
@@ -22,6 +22,11 @@ impl Receivers {
         for vf in (0..self.ports.len()).map(VfIndex::from) {
             self.note_impaired(vf);
         }
+    }
+
+    /// What impairments have done to what each VF was to get.
+    pub(in crate::plane) fn impaired_counters(&self) -> &[Counters] {
+        self.impaired.counters()
     }
 
     /// Frames of impaired VFs go one by one, as those of which some wait for buffers.
