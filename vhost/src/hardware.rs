@@ -31,6 +31,7 @@ pub use self::format::{
     Completion, Decoded, DescriptorFormat, DescriptorTable, PLAIN_REPORT, RX_PREFIX_MAX, TxState,
 };
 pub use self::request::{Checksum, Headers, TxRequest};
+pub(crate) use self::request::{Left, SumUp};
 pub use self::rx_note::{Network, RxHash, RxNote, Transport};
 use crate::chain::{
     AHEAD, Chain, Descriptor, Fence, Gather, Mark, Prefetch, Segment, Token, UsedElem,

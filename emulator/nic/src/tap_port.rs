@@ -29,7 +29,7 @@ use vf_guest::net::{
     ConfigSpace, HDR_DATA_VALID, HDR_NEEDS_CSUM, NetConfig, NetDevice, NetHeader, RxFrame, feature,
 };
 use vf_model::{MacAddr, Mtu};
-use vf_packet::{PartialChecksum, partial_checksum};
+use vf_packet::{FoundChecksum, PartialChecksum, partial_checksum};
 use vf_vhost::features::VirtioFeatures;
 use vf_vhost::net_hdr::{MAX_FRAME, NetHdr};
 use vf_vhost::tap;
@@ -271,7 +271,10 @@ struct Session {
 fn doubted(header: NetHeader, frame: &mut [u8]) -> NetHeader {
     let len = u32::try_from(frame.len()).unwrap_or(u32::MAX);
     match partial_checksum(frame, len) {
-        Ok(Some(PartialChecksum { start, offset })) => NetHeader {
+        Ok(Some(FoundChecksum {
+            partial: PartialChecksum { start, offset },
+            ..
+        })) => NetHeader {
             flags: HDR_NEEDS_CSUM,
             csum_start: start,
             csum_offset: offset,

@@ -56,6 +56,39 @@ impl Sum {
     }
 }
 
+/// A sum of pieces of any lengths, one behind the other.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct PieceSum {
+    sum: Sum,
+    /// Whether the next piece begins with the low half of a word.
+    odd: bool,
+}
+
+impl PieceSum {
+    /// Adds the next piece.
+    pub fn add(&mut self, piece: &[u8]) {
+        let of_piece = Sum::default().with(piece).folded();
+        let of_piece = match self.odd {
+            // RFC 1071 2 (B): the sum of swapped bytes is the sum with its bytes swapped.
+            true => of_piece.swap_bytes(),
+            false => of_piece,
+        };
+        self.sum = self.sum.with_u16(of_piece);
+        self.odd ^= !piece.len().is_multiple_of(2);
+    }
+
+    /// The checksum of all pieces, as [`complete`] puts it into a frame.
+    #[must_use]
+    pub fn checksum(self) -> u16 {
+        not_zero(self.sum.checksum())
+    }
+}
+
+/// A checksum of zero as ones, which verify the same and which UDP demands.
+fn not_zero(checksum: u16) -> u16 {
+    if checksum == 0 { 0xffff } else { checksum }
+}
+
 /// Folds to 16 bits with end-around carry.
 #[inline]
 fn fold_u64(mut sum: u64) -> u64 {
@@ -80,8 +113,7 @@ pub fn complete(frame: &mut [u8], start: u16, offset: u16) -> Result<(), FieldOu
         .filter(|_| field + 2 <= frame.len())
         .map(|bytes| Sum::default().with(bytes).checksum())
         .ok_or(FieldOutside)?;
-    let sum = if sum == 0 { 0xffff } else { sum };
-    frame[field..field + 2].copy_from_slice(&sum.to_be_bytes());
+    frame[field..field + 2].copy_from_slice(&not_zero(sum).to_be_bytes());
     Ok(())
 }
 
@@ -135,6 +167,11 @@ mod tests {
             let cut = (cut * 2).min(bytes.len() & !1);
             let whole = Sum::default().with(&bytes).folded();
             let pieces = Sum::default().with(&bytes[..cut]).with(&bytes[cut..]).folded();
+            let mut in_pieces = PieceSum::default();
+            for piece in bytes.chunks(cut / 3 + 1) {
+                in_pieces.add(piece);
+            }
+            prop_assert_eq!(in_pieces.checksum() % 0xffff, !naive(&bytes) % 0xffff);
             // 0 and 0xffff are the same number in ones' complement.
             prop_assert_eq!(whole % 0xffff, naive(&bytes) % 0xffff);
             prop_assert_eq!(pieces % 0xffff, whole % 0xffff);

@@ -28,7 +28,7 @@ pub use mac::{AddrError, MacAddr};
 pub use offload::{Offload, PartialChecksum, Segmentation};
 pub use segment::Segmenter;
 pub use tcp::{LayoutError, TcpLayout};
-pub use transport::{partial_checksum, put_pseudo_header};
+pub use transport::{FoundChecksum, partial_checksum, put_pseudo_header};
 pub use vlan::{Vid, Vlan, VlanProto, VlanTag, is_vlan_tpid};
 pub use wire::{FrameMeta, Gso, MIN_FRAME, OnWire, wire_bytes};
 

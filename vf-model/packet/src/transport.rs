@@ -3,16 +3,25 @@
 use crate::checksum::{FieldOutside, Sum};
 use crate::{Header, IpHeader, PROTO_TCP, PROTO_UDP, PartialChecksum};
 
+/// A checksum that was found by [`partial_checksum`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FoundChecksum {
+    /// Where it is.
+    pub partial: PartialChecksum,
+    /// Where its packet ends, if what is behind that in the frame has to be left out by whoever makes the sum.
+    pub end: Option<usize>,
+}
+
 /// Makes the checksum of a TCP or UDP packet a partial one, in a frame of `len` bytes that begins with `headers`: says where it is, and sums its
-/// pseudo-header up there. Padding behind the packet becomes zeros, which count for nothing where the sum is made of all that is in the frame.
-/// None if the frame is no such packet, or a part of one.
+/// pseudo-header up there. If `headers` are all of the frame, padding behind the packet becomes zeros, which count for nothing where the sum is made
+/// of all that is in the frame. None if the frame is no such packet, or a part of one.
 ///
 /// # Errors
 /// [`FieldOutside`], and nothing is changed, if the packet ends before its checksum.
 pub fn partial_checksum(
     headers: &mut [u8],
     len: u32,
-) -> Result<Option<PartialChecksum>, FieldOutside> {
+) -> Result<Option<FoundChecksum>, FieldOutside> {
     let Ok(link) = Header::parse(headers) else {
         return Ok(None);
     };
@@ -42,7 +51,11 @@ pub fn partial_checksum(
     let (Ok(length), true, Ok(at)) = (u16::try_from(length), inside, u16::try_from(start)) else {
         return Err(FieldOutside);
     };
-    if let Some(padding) = end.and_then(|end| headers.get_mut(end..)) {
+    let goes_on = headers.len() < len as usize;
+    let behind = end.filter(|end| goes_on && *end >= field + 2);
+    if behind.is_none()
+        && let Some(padding) = end.and_then(|end| headers.get_mut(end..))
+    {
         padding.fill(0);
     }
     put_pseudo_header(
@@ -54,7 +67,10 @@ pub fn partial_checksum(
         length,
         field,
     );
-    Ok(Some(PartialChecksum { start: at, offset }))
+    Ok(Some(FoundChecksum {
+        partial: PartialChecksum { start: at, offset },
+        end: behind,
+    }))
 }
 
 /// Puts the sum of a pseudo-header into the field at `field`; `ip` is where the IP header is, `dst` the destination.
@@ -97,8 +113,9 @@ mod tests {
             complete(&mut expected, tcp as u16, 16).unwrap();
             frame[tcp + 16..tcp + 18].fill(0x5a);
             let len = frame.len() as u32;
-            let PartialChecksum { start, offset } =
-                partial_checksum(&mut frame, len).unwrap().unwrap();
+            let found = partial_checksum(&mut frame, len).unwrap().unwrap();
+            assert_eq!(found.end, None);
+            let PartialChecksum { start, offset } = found.partial;
             complete(&mut frame, start, offset).unwrap();
             assert_eq!(frame, expected, "v6 {v6}, {tags} tags");
         }
@@ -111,12 +128,32 @@ mod tests {
             let whole = super_frame(false, 0, payload);
             let mut frame = [&whole[..], &[0xaa; 9]].concat();
             let len = frame.len() as u32;
-            let PartialChecksum { start, offset } =
-                partial_checksum(&mut frame, len).unwrap().unwrap();
+            let found = partial_checksum(&mut frame, len).unwrap().unwrap();
+            assert_eq!(found.end, None);
+            let PartialChecksum { start, offset } = found.partial;
             complete(&mut frame, start, offset).unwrap();
             let mut expected = whole;
             complete(&mut expected, start, offset).unwrap();
             assert_eq!(frame, [&expected[..], &[0; 9]].concat());
+        }
+    }
+
+    #[test]
+    fn where_a_packet_ends_is_said_if_more_follows_than_is_in_hand() {
+        let packet = super_frame(false, 0, 40);
+        let end = packet.len();
+        for (trailer, in_hand, said) in [
+            (0, end, None),
+            (0, 100, None),
+            (9, end + 9, None),
+            (9, end, Some(end)),
+            (9, 100, Some(end)),
+            (200, end + 100, Some(end)),
+        ] {
+            let frame = [&packet[..], &vec![0xaa; trailer]].concat();
+            let mut headers = frame[..in_hand].to_vec();
+            let found = partial_checksum(&mut headers, frame.len() as u32);
+            assert_eq!(found.unwrap().unwrap().end, said, "{trailer} {in_hand}");
         }
     }
 }

@@ -11,8 +11,8 @@
 
 use vf_packet::checksum::Sum;
 use vf_packet::{
-    Header, IpHeader, LayoutError, Offload, PROTO_TCP, PartialChecksum, Segmentation, TcpLayout,
-    judged_len, partial_checksum, put_pseudo_header,
+    FoundChecksum, Header, IpHeader, LayoutError, Offload, PROTO_TCP, PartialChecksum,
+    Segmentation, TcpLayout, judged_len, partial_checksum, put_pseudo_header,
 };
 
 use super::Transport;
@@ -59,6 +59,33 @@ pub struct Headers {
 
 const TAG: usize = 4;
 
+/// What is left to be done to a frame.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Left {
+    /// By whoever gives it to its receivers.
+    pub(crate) offload: Offload,
+    /// At once, for it takes bytes that are not in the headers.
+    pub(crate) sum_up: Option<SumUp>,
+}
+
+/// A checksum that is made at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum SumUp {
+    /// The CRC32c (RFC 9260 6.8) of the SCTP packet that begins there.
+    Sctp(usize),
+    /// That of a packet which ends there: the frame goes on behind it, and a partial checksum is of all that is in a frame.
+    Packet(PartialChecksum, usize),
+}
+
+impl From<Offload> for Left {
+    fn from(offload: Offload) -> Left {
+        Left {
+            offload,
+            sum_up: None,
+        }
+    }
+}
+
 impl TxRequest {
     /// Whether nothing is asked.
     #[inline]
@@ -76,29 +103,44 @@ impl TxRequest {
     ///
     /// # Errors
     /// The frame is not what its driver says. [`FrameFault::HeadersTooLong`]: its headers go on behind `headers`.
-    pub(crate) fn apply(&self, headers: &mut [u8], len: u32) -> Result<Offload, FrameFault> {
+    pub(crate) fn apply(&self, headers: &mut [u8], len: u32) -> Result<Left, FrameFault> {
         if let Some(size) = self.segment {
-            return self.apply_segmentation(headers, len, size);
+            return self.apply_segmentation(headers, len, size).map(Left::from);
         }
         if self.ip_checksum {
             self.sum_up_ip_header(headers)?;
         }
-        let checksum = match self.checksum {
-            // A checksum of all that is in the frame is made where all of it is.
-            Checksum::None | Checksum::Of(Transport::Sctp) => return Ok(Offload::default()),
-            Checksum::Of(transport) => Some(self.given_checksum(transport)?),
-            Checksum::Any => {
-                partial_checksum(headers, len).map_err(|_| FrameFault::ChecksumOutside)?
+        let found = match self.checksum {
+            Checksum::None => return Ok(Left::default()),
+            Checksum::Of(Transport::Sctp) => {
+                return Ok(Left {
+                    offload: Offload::default(),
+                    sum_up: self.given().map(|(_, start)| SumUp::Sctp(start)),
+                });
             }
+            Checksum::Of(transport) => FoundChecksum {
+                partial: self.given_checksum(transport)?,
+                end: None,
+            },
+            Checksum::Any => match partial_checksum(headers, len) {
+                Ok(None) => return Ok(Left::default()),
+                Ok(Some(found)) => found,
+                Err(_) => return Err(FrameFault::ChecksumOutside),
+            },
         };
-        if let Some(PartialChecksum { start, offset }) = checksum {
-            let field = u32::from(start) + u32::from(offset);
-            // Nor where it is judged by.
-            if field + 2 > len || (field as usize) < judged_len(headers) {
-                return Err(FrameFault::ChecksumOutside);
-            }
+        let PartialChecksum { start, offset } = found.partial;
+        let field = u32::from(start) + u32::from(offset);
+        // Nor where it is judged by.
+        if field + 2 > len || (field as usize) < judged_len(headers) {
+            return Err(FrameFault::ChecksumOutside);
         }
-        Ok(Offload::new(checksum, None))
+        Ok(match found.end {
+            None => Offload::new(Some(found.partial), None).into(),
+            Some(end) => Left {
+                offload: Offload::default(),
+                sum_up: Some(SumUp::Packet(found.partial, end)),
+            },
+        })
     }
 
     /// Where the IP header is, and what is behind it, as the driver says.
@@ -107,13 +149,6 @@ impl TxRequest {
         let tag = if self.vlan.is_some() { TAG } else { 0 };
         let ip = usize::from(headers.link) + tag;
         Some((ip, ip + usize::from(headers.network)))
-    }
-
-    /// Where the SCTP packet begins whose CRC32c (RFC 9260 6.8) is asked for.
-    pub(crate) fn sctp(&self) -> Option<usize> {
-        let asked = self.checksum == Checksum::Of(Transport::Sctp) && self.segment.is_none();
-        let (_, start) = self.given().filter(|_| asked)?;
-        Some(start)
     }
 
     fn sum_up_ip_header(&self, headers: &mut [u8]) -> Result<(), FrameFault> {
@@ -248,7 +283,8 @@ mod tests {
             let (mut frame, headers) = left(whole.clone());
             let len = frame.len() as u32;
             for headers in [Some(headers), None] {
-                let offload = cut(headers, 1000).apply(&mut frame[..128], len).unwrap();
+                let left = cut(headers, 1000).apply(&mut frame[..128], len).unwrap();
+                let offload = left.offload;
                 let mut expected = whole.clone();
                 if !v6 {
                     let ip = 14 + 4 * tags;
@@ -360,8 +396,9 @@ mod tests {
             ..TxRequest::default()
         };
         for request in [given, found] {
-            let offload = request.apply(&mut frame[..128], len).unwrap();
-            let partial = offload.checksum().unwrap();
+            let left = request.apply(&mut frame[..128], len).unwrap();
+            assert_eq!(left.sum_up, None);
+            let partial = left.offload.checksum().unwrap();
             assert_eq!((partial.start, partial.offset), (34, 16));
             let mut whole = frame.clone();
             checksum::complete(&mut whole, 34, 16).unwrap();
@@ -392,7 +429,7 @@ mod tests {
         };
         assert_eq!(refuse(sctp, len), Err(FrameFault::NotNegotiated));
         let arp = [0xff; 60];
-        assert_eq!(found.apply(&mut arp.clone(), 60), Ok(Offload::default()));
+        assert_eq!(found.apply(&mut arp.clone(), 60), Ok(Left::default()));
     }
 
     #[test]
@@ -409,7 +446,8 @@ mod tests {
                 checksum: Checksum::Any,
                 ..TxRequest::default()
             };
-            let partial = found.apply(&mut padded, len).unwrap().checksum().unwrap();
+            let left = found.apply(&mut padded, len).unwrap();
+            let partial = left.offload.checksum().unwrap();
             checksum::complete(&mut padded, partial.start, partial.offset).unwrap();
             let _ = verify(&padded[..whole.len()]);
         }
@@ -435,10 +473,13 @@ mod tests {
             let headers = headers.map(|(link, network, transport)| Headers { link, network, transport });
             let request = TxRequest { vlan, ip_checksum, checksum, segment, headers };
             let len = bytes.len() as u32 + more;
-            if let Ok(offload) = request.apply(&mut bytes, len)
-                && let Some(PartialChecksum { start, offset }) = offload.checksum()
-            {
+            let Ok(left) = request.apply(&mut bytes, len) else { return Ok(()) };
+            if let Some(PartialChecksum { start, offset }) = left.offload.checksum() {
                 prop_assert!(u32::from(start) + u32::from(offset) + 2 <= len);
+            }
+            if let Some(SumUp::Packet(PartialChecksum { start, offset }, end)) = left.sum_up {
+                let field = usize::from(start) + usize::from(offset);
+                prop_assert!(field + 2 <= end.min(bytes.len()) && end < len as usize);
             }
         }
     }

@@ -11,14 +11,15 @@
 #![expect(clippy::indexing_slicing, reason = "bounds are checked just before")]
 
 use crc::{CRC_32_ISCSI, Crc};
-use vf_packet::Offload;
+use vf_packet::checksum::PieceSum;
+use vf_packet::{Offload, PartialChecksum};
 
 use super::{BURST, TxFrame, TxQueue};
 use crate::chain::Segment;
 use crate::device_queue::DeviceQueue;
 use crate::error::{FrameFault, RingError};
 use crate::frame::TAG_AT;
-use crate::hardware::TxRequest;
+use crate::hardware::{Left, SumUp, TxRequest};
 use crate::limits::{HEAD_MAX, MIN_FRAME};
 use crate::memory::{GuestMemory, GuestSlice};
 
@@ -122,13 +123,19 @@ impl TxFrame {
         }
         let head_len = usize::from(self.head_len);
         match request.apply(&mut self.head[..head_len], self.len) {
-            Ok(offload) => self.offload = offload,
-            Err(FrameFault::HeadersTooLong) => return self.apply_long(request, memory),
-            Err(fault) => self.fault = Some(fault),
-        }
-        match request.sctp() {
-            Some(start) if self.fault.is_none() => self.sum_up_sctp(start, memory),
-            _ => Ok(()),
+            Ok(Left { offload, sum_up }) => {
+                self.offload = offload;
+                match sum_up {
+                    None => Ok(()),
+                    Some(SumUp::Sctp(start)) => self.sum_up_sctp(start, memory),
+                    Some(SumUp::Packet(checksum, end)) => self.sum_up(checksum, end, memory),
+                }
+            }
+            Err(FrameFault::HeadersTooLong) => self.apply_long(request, memory),
+            Err(fault) => {
+                self.fault = Some(fault);
+                Ok(())
+            }
         }
     }
 
@@ -144,20 +151,56 @@ impl TxFrame {
         self.head[field.clone()].fill(0);
         let mut digest = CRC32C.digest();
         digest.update(&self.head[start..head_len]);
+        let all = self.len as usize;
+        self.for_copies(all, memory, |part| digest.update(part))?;
+        self.head[field].copy_from_slice(&digest.finalize().to_le_bytes());
+        Ok(())
+    }
+
+    /// Puts the checksum of a packet that ends there into its header, where the sum of its pseudo-header is. It is of what the driver's memory
+    /// holds now.
+    #[cold]
+    fn sum_up(
+        &mut self,
+        checksum: PartialChecksum,
+        end: usize,
+        memory: &GuestMemory,
+    ) -> Result<(), RingError> {
+        let start = usize::from(checksum.start);
+        let field = start + usize::from(checksum.offset);
+        let in_head = end.min(usize::from(self.head_len));
+        if field + 2 > in_head {
+            self.fault = Some(FrameFault::ChecksumOutside);
+            return Ok(());
+        }
+        let mut sum = PieceSum::default();
+        sum.add(&self.head[start..in_head]);
+        self.for_copies(end, memory, |part| sum.add(part))?;
+        self.head[field..field + 2].copy_from_slice(&sum.checksum().to_be_bytes());
+        Ok(())
+    }
+
+    /// Calls `f` with copies of what is in guest memory only of the frame's first `end` bytes, one behind the other.
+    fn for_copies(
+        &self,
+        end: usize,
+        memory: &GuestMemory,
+        mut f: impl FnMut(&[u8]),
+    ) -> Result<(), RingError> {
+        let mut left = end.saturating_sub(usize::from(self.head_len));
         let mut copy = [0; 2048];
         self.for_rest(&mut memory.window(0), |piece| {
             let mut at = 0;
-            while at < piece.len() {
-                let n = (piece.len() - at).min(copy.len());
+            while at < piece.len() && left > 0 {
+                let n = (piece.len() - at).min(copy.len()).min(left);
                 let part = piece.subslice(at, n).ok_or(RingError::BufferOutside)?;
                 part.copy_to(&mut copy[..n]);
-                digest.update(&copy[..n]);
+                f(&copy[..n]);
                 at += n;
+                left -= n;
             }
             Ok(())
-        })?;
-        self.head[field].copy_from_slice(&digest.finalize().to_le_bytes());
-        Ok(())
+        })
     }
 
     /// Does what is asked for a super-frame whose headers go on behind its head, on a private copy of all of them.
@@ -165,7 +208,7 @@ impl TxFrame {
     fn apply_long(&mut self, request: &TxRequest, memory: &GuestMemory) -> Result<(), RingError> {
         let (mut headers, filled) = self.copy_headers(memory)?;
         match request.apply(&mut headers[..filled], self.len) {
-            Ok(offload) => {
+            Ok(Left { offload, .. }) => {
                 self.head.copy_from_slice(&headers[..HEAD_MAX]);
                 self.keep_headers(&headers, offload);
             }

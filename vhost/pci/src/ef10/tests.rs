@@ -636,6 +636,32 @@ fn a_frame_leaves_with_its_checksums_and_its_completion_interrupts() {
     );
 }
 
+/// As a forwarder sends what it has received with a trailer.
+#[test]
+fn what_is_behind_a_packet_does_not_count_in_its_checksum() {
+    let verify = vf_packet::testing::verify;
+    for payload in [6, 7, 200, 201] {
+        let packet = tcp([2, 0, 0, 0, 0, 1], [10, 0, 0, 2], 80, payload);
+        for trailer in [0, 1, 20, 61, 62, 63, 100, 1000, 5000] {
+            let frame = [&packet[..], &vec![0xaa; trailer]].concat();
+            for pieces in [1, 2, 3, 7] {
+                let mut driver = Driver::up(Bench::new(Profile::Ef10));
+                driver.send(&[], &frame, pieces);
+                let FrameBuf { mut data, offload } = driver.on_its_way().remove(0);
+                if let Some(checksum) = offload.checksum() {
+                    let (start, offset) = (checksum.start, checksum.offset);
+                    vf_packet::checksum::complete(&mut data, start, offset).unwrap();
+                }
+                assert_eq!(data.len(), frame.len());
+                assert_eq!(verify(&data[..packet.len()]).payload, 54);
+                if frame.len() > 128 {
+                    assert_eq!(data[packet.len()..], frame[packet.len()..], "as it was");
+                }
+            }
+        }
+    }
+}
+
 #[test]
 fn tso_v2_makes_the_next_frame_a_super_frame_and_no_other() {
     let mut driver = Driver::up(Bench::new(Profile::Ef10));
