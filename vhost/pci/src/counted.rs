@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use vf_model::{Counters, MailboxRequest, Policy, VfIndex};
 use vf_vhost::change_limiter::ChangeLimiter;
+use vf_vhost::error::RingError;
 use vf_vhost::vring::Vring;
 
 use crate::function::{Host, NotGranted};
@@ -26,6 +27,10 @@ impl Host for Counted<'_> {
     fn stop_queues(&mut self, queues: &[u32]) -> Vec<Option<Vring>> {
         self.changes.count(self.now);
         self.host.stop_queues(queues)
+    }
+
+    fn cannot_run(&mut self, queue: u32, why: &RingError) {
+        self.host.cannot_run(queue, why);
     }
 
     fn request(&mut self, request: &MailboxRequest) -> Result<(), NotGranted> {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use thiserror::Error;
 use vf_model::{Counters, MailboxRequest, Policy, Refusal, VfIndex};
-use vf_vhost::error::MemoryError;
+use vf_vhost::error::{MemoryError, RingError};
 use vf_vhost::memory::GuestMemory;
 use vf_vhost::vring::Vring;
 
@@ -136,6 +136,10 @@ pub trait Host {
     /// Takes queues back, in this order; nobody touches them when this returns. `None` for one that is not running, because it was never
     /// started or is gone.
     fn stop_queues(&mut self, queues: &[u32]) -> Vec<Option<Vring>>;
+
+    /// Hears that the driver has enabled a queue that cannot be made of what it has said of it, and that stands still until it is set up anew. For
+    /// functions whose driver does not hear it.
+    fn cannot_run(&mut self, _queue: u32, _why: &RingError) {}
 
     /// Asks for something in the name of the driver. What a NIC of this family grants without its being in force is no error: what is in
     /// force, [`Host::policy`] says.

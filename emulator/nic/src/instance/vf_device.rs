@@ -14,6 +14,7 @@ use vf_pci::pcidev;
 use vf_pci::vfio_user::endpoint::{Attendant, EndReason, SessionEvent as FunctionEvent};
 use vf_vhost::control::CtrlCommand;
 use vf_vhost::endpoint::{Device, SessionEvent, SessionRefusal};
+use vf_vhost::error::RingError;
 use vf_vhost::features::VirtioFeatures;
 use vf_vhost::vring::Vring;
 
@@ -223,6 +224,17 @@ impl Host for VfDevice<'_> {
 
     fn stop_queues(&mut self, queues: &[u32]) -> Vec<Option<Vring>> {
         self.stop_rings(queues)
+    }
+
+    fn cannot_run(&mut self, queue: u32, why: &RingError) {
+        let device = format!("{} {}", self.nic, self.vf);
+        tracing::warn!(device, ring = queue, %why, "ring is broken until its driver restarts it");
+        self.audience
+            .tell(self.clock.now(), || Happening::RingBroken {
+                vf: self.vf.0,
+                ring: queue,
+                why: why.to_string(),
+            });
     }
 
     fn request(&mut self, request: &MailboxRequest) -> Result<(), NotGranted> {

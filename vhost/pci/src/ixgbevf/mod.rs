@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use vf_model::Counters;
-use vf_vhost::error::MemoryError;
+use vf_vhost::error::{MemoryError, RingError};
 use vf_vhost::memory::GuestMemory;
 use vf_vhost::vring::Vring;
 
@@ -88,6 +88,8 @@ pub struct Ixgbevf {
     octets: [Option<u32>; 2],
     /// The first BAR, if the driver writes registers of queues there without a message.
     bar: Option<Arc<GuestMemory>>,
+    /// Whether the NIC has heard, since the last reset of the function, of a queue that was enabled and cannot run.
+    said_broken: bool,
 }
 
 impl Ixgbevf {
@@ -108,6 +110,7 @@ impl Ixgbevf {
             messages: 0,
             octets: [None; 2],
             bar: None,
+            said_broken: false,
         }
     }
 
@@ -226,7 +229,19 @@ impl Ixgbevf {
         };
         queue.show(register, value);
         queue.write(register, value);
-        settle(queue, memory, &interrupts, host);
+        let index = queue.index();
+        let settled = settle(queue, memory, &interrupts, host);
+        // What is written before and behind that is of a queue that is not whole yet, or of a test of registers.
+        if let (Err(why), regs::CONTROL) = (settled, register) {
+            self.say_broken(index, &why, host);
+        }
+    }
+
+    /// Tells the NIC of a queue that its driver believes to run.
+    fn say_broken(&mut self, queue: u32, why: &RingError, host: &mut dyn Host) {
+        if !std::mem::replace(&mut self.said_broken, true) {
+            host.cannot_run(queue, why);
+        }
     }
 
     /// Everything but the mailbox.
@@ -299,6 +314,7 @@ impl Function for Ixgbevf {
     fn reset(&mut self, host: &mut dyn Host) {
         self.reset_registers(host);
         self.mailbox.power_on(host);
+        self.said_broken = false;
     }
 
     /// The driver finds out by the mailbox, and by an interrupt: both are as it has left them. When it has, it resets the rest itself.
@@ -330,7 +346,8 @@ impl Function for Ixgbevf {
         }
         // Those that could not run before.
         for queue in self.queues.iter_mut().flatten() {
-            running.extend(queue.start(memory.clone(), &self.interrupts));
+            // It may be in memory that is still to be mapped.
+            running.extend(queue.start(memory.clone(), &self.interrupts).ok().flatten());
         }
         if !running.is_empty() {
             host.start_queues(running);
@@ -362,9 +379,15 @@ impl Function for Ixgbevf {
 
     fn look(&mut self, host: &mut dyn Host) {
         let memory = &self.environment.memory;
+        let mut broken = None;
         for queue in self.queues.iter_mut().flatten() {
             queue.look();
-            settle(queue, memory.clone(), &self.interrupts, host);
+            if let Err(why) = settle(queue, memory.clone(), &self.interrupts, host) {
+                broken.get_or_insert((queue.index(), why));
+            }
+        }
+        if let Some((queue, why)) = broken {
+            self.say_broken(queue, &why, host);
         }
         // The statistics are between the registers of the first queues.
         let Some(bar) = &self.bar else { return };
@@ -385,12 +408,15 @@ impl Function for Ixgbevf {
 }
 
 /// Stops or starts a queue, as its registers say.
+///
+/// # Errors
+/// It is to run and cannot.
 fn settle(
     queue: &mut Queue,
     memory: Option<Arc<GuestMemory>>,
     interrupts: &Arc<Interrupts>,
     host: &mut dyn Host,
-) {
+) -> Result<(), RingError> {
     if queue.wants_to_stop() {
         let stopped = host.stop_queues(&[queue.index()]);
         queue.stopped();
@@ -398,9 +424,10 @@ fn settle(
         // What its driver has written meanwhile.
         queue.look();
     }
-    if let Some(vring) = queue.start(memory, interrupts) {
+    if let Some(vring) = queue.start(memory, interrupts)? {
         host.start_queues(vec![vring]);
     }
+    Ok(())
 }
 
 /// The link as its register shows it.

@@ -4,6 +4,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use vf_vhost::error::RingError;
 use vf_vhost::hardware::{DescriptorFormat, Doorbell, DoorbellPage, HardwareConfig};
 use vf_vhost::memory::GuestMemory;
 use vf_vhost::vring::Vring;
@@ -253,34 +254,42 @@ impl Queue {
         self.running = true;
     }
 
-    /// The ring, if it is enabled, can run, and does not yet.
+    /// The ring, if it is enabled and does not run yet.
+    ///
+    /// # Errors
+    /// It cannot run as its registers are: one of no descriptors is none, and no error.
     pub(super) fn start(
         &mut self,
         memory: Option<Arc<GuestMemory>>,
         interrupts: &Arc<Interrupts>,
-    ) -> Option<Vring> {
-        if self.running || !self.is_enabled() {
-            return None;
-        }
-        let memory = memory?;
+    ) -> Result<Option<Vring>, RingError> {
+        let Some(memory) = memory.filter(|_| !self.running && self.is_enabled()) else {
+            return Ok(None);
+        };
         let config = HardwareConfig {
             index: self.index(),
-            size: u16::try_from(self.length / DESCRIPTOR).ok()?,
+            size: u16::try_from(self.length / DESCRIPTOR).unwrap_or(u16::MAX),
             tables: vec![u64::from(self.base_low) | u64::from(self.base_high) << 32],
-            base: u16::try_from(self.head).ok()?,
+            base: u16::try_from(self.head).unwrap_or(u16::MAX),
         };
+        if config.size == 0 {
+            return Ok(None);
+        }
         let bell = match &self.doorbell {
             Some(bell) => Arc::clone(bell),
-            // Without descriptors for files, it cannot be enabled.
-            None => Arc::new(self.new_doorbell().ok()?),
+            None => match self.new_doorbell() {
+                Ok(bell) => Arc::new(bell),
+                // Without descriptors for files, it cannot be enabled.
+                Err(_) => return Ok(None),
+            },
         };
         bell.set_head(config.base);
         bell.set_tail(self.tail);
         self.doorbell = Some(Arc::clone(&bell));
         let format = self.format(interrupts);
-        let vring = Vring::hardware(&config, memory, format, bell).ok()?;
+        let vring = Vring::hardware(&config, memory, format, bell)?;
         self.running = true;
-        Some(vring)
+        Ok(Some(vring))
     }
 
     fn new_doorbell(&self) -> io::Result<Doorbell> {

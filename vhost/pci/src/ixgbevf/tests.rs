@@ -33,6 +33,8 @@ struct Nic {
     goes_on: u64,
     looks: std::cell::Cell<u64>,
     requests: Vec<String>,
+    /// Queues that cannot run, as it was told.
+    broken: Vec<(u32, RingError)>,
 }
 
 impl Nic {
@@ -51,6 +53,7 @@ impl Nic {
             goes_on: 0,
             looks: std::cell::Cell::default(),
             requests: Vec::new(),
+            broken: Vec::new(),
         }
     }
 
@@ -79,6 +82,10 @@ impl Host for Nic {
             _ => self.tx.remove(index).map(TxQueue::into_vring),
         };
         queues.iter().map(stop).collect()
+    }
+
+    fn cannot_run(&mut self, queue: u32, why: &RingError) {
+        self.broken.push((queue, *why));
     }
 
     fn request(&mut self, request: &MailboxRequest) -> Result<(), NotGranted> {
@@ -252,6 +259,7 @@ fn a_register_test_as_drivers_make_it_passes() {
         guest.write(rx + pair + reg::CONTROL, 0);
     }
     assert!(guest.running().is_empty());
+    assert_eq!(guest.nic.broken, [], "nobody is told of a test");
 }
 
 #[test]

@@ -61,7 +61,7 @@ fn contexts_and_buffers_without_an_end_are_no_frames_and_no_work() {
 }
 
 #[test]
-fn a_ring_that_cannot_run_does_not_and_says_nothing() {
+fn a_ring_that_cannot_run_does_not_and_only_the_nic_is_told() {
     let mut guest = Guest::new(0);
     let enable = |guest: &mut Guest, base: u64, length, head| {
         for (register, value) in [
@@ -81,15 +81,23 @@ fn a_ring_that_cannot_run_does_not_and_says_nothing() {
     let base = vf_guest::memory::GUEST_BASE;
     assert!(enable(&mut guest, base, 4096, 0));
     assert!(enable(&mut guest, base, 4096, 255));
-    for (base, length, head) in [
-        (base, 0, 0),
-        (base, 4096, 256),
-        (base, 0xf_ff80, 0),
-        (0, 4096, 0),
-        (base + (4 << 20) - 2048, 4096, 0),
-        (u64::MAX, 4096, 0),
+    assert!(!enable(&mut guest, base, 0, 0), "no ring at all");
+    assert_eq!(guest.nic.broken, []);
+    let far = RingError::DescOutOfRange(256);
+    let outside = RingError::RingOutside;
+    for (base, length, head, why) in [
+        (base, 4096, 256, far),
+        (base, 0xf_ff80, 0, RingError::Size(0xfff8)),
+        (0, 4096, 0, outside),
+        (base + (4 << 20) - 2048, 4096, 0, outside),
+        (u64::MAX, 4096, 0, outside),
     ] {
-        assert!(!enable(&mut guest, base, length, head), "{base:#x}");
+        guest.function.reset(&mut guest.nic);
+        for _ in 0..2 {
+            assert!(!enable(&mut guest, base, length, head), "{base:#x}");
+        }
+        let told = std::mem::take(&mut guest.nic.broken);
+        assert_eq!(told, [(1, why)], "once, and not by what is no order to run");
     }
     // There are registers for queues that the VF does not have.
     for at in [0x80, 0x1c0] {
