@@ -3,8 +3,11 @@
 use serde::{Deserialize, Serialize};
 use vf_model::Counter;
 
-/// Most queue pairs a VF can have.
+/// Most queue pairs that a VF can be configured with.
 pub const MAX_QUEUE_PAIRS: u16 = 16;
+
+/// Queue pairs that are counted of each VF: those of a VF of Solarflare's are as many as it has interfaces, of which its driver takes what it likes.
+const COUNTED_PAIRS: usize = 32;
 
 /// Frames that passed one ring; a super-frame is one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,7 +32,7 @@ pub struct PairTraffic {
 pub(super) struct PerQueue {
     /// Queue pairs that have had a ring.
     pairs: Counter,
-    queues: [Traffic<Counter>; MAX_QUEUE_PAIRS as usize],
+    queues: [Traffic<Counter>; COUNTED_PAIRS],
 }
 
 impl Traffic {
@@ -91,5 +94,29 @@ impl PerQueue {
             tx: read(tx),
         });
         pairs.collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use vf_pci::ef10::Ef10;
+    use vf_pci::function::Function;
+
+    use super::*;
+
+    #[test]
+    fn each_queue_that_hardware_may_have_is_counted_by_itself() {
+        // A window of 8 KiB of the first BAR is one interface.
+        let interfaces = Ef10::new().identity().bars[0].size / 8192;
+        let (rx, tx) = (PerQueue::default(), PerQueue::default());
+        for pair in 0..interfaces as u32 {
+            let ring = 2 * pair + 1;
+            tx.attach(ring);
+            let (packets, bytes) = (u64::from(pair) + 1, 60);
+            tx.add(ring, Traffic { packets, bytes });
+        }
+        let pairs = PerQueue::pairs(&rx, &tx);
+        let sent: Vec<_> = pairs.iter().map(|pair| pair.tx.packets).collect();
+        assert_eq!(sent, (1..=interfaces).collect::<Vec<_>>());
     }
 }

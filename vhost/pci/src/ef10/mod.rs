@@ -30,7 +30,7 @@ use self::event::{Event, EventQueue, LinkState};
 use self::filter::Filters;
 use self::mcdi::{ALIGNMENT, MAX_PAYLOAD, McError, Payload, Request};
 use self::queues::FrameQueue;
-use self::regs::{INTERFACES, Register, WINDOW};
+use self::regs::{INTERFACES, Register, VECTORS, WINDOW};
 use crate::flow_hash::FlowHash;
 use crate::function::{Bar, Environment, Function, Host, Identity, MsixLayout};
 
@@ -56,7 +56,7 @@ const IDENTITY: Identity = Identity {
         },
     ],
     msix: MsixLayout {
-        vectors: 4,
+        vectors: VECTORS,
         bar: 2,
         table: 0,
         pba: 0x2000,

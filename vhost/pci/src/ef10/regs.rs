@@ -1,7 +1,10 @@
 //! The registers in the memory BAR of an EF10 VF: one window of 8 KiB for each virtual interface, and those of the function in the first.
 
-/// Virtual interfaces of a VF: an event queue, a receive and a transmit queue each.
-pub(crate) const INTERFACES: u32 = 8;
+/// Virtual interfaces of a VF: an event queue, a receive and a transmit queue each. So many that whatever drivers make of the [`VECTORS`] finds room:
+/// Linux's takes two transmit queues for each vector, or four for each that is for XDP.
+pub(crate) const INTERFACES: u32 = 32;
+/// MSI-X vectors of a VF: as many as the maker's boot utility gives each (`vf-msix-limit`) unless it is told otherwise.
+pub(crate) const VECTORS: u16 = 8;
 /// Bytes of the window of one.
 pub(crate) const WINDOW: u64 = 8192;
 

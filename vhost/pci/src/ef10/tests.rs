@@ -13,6 +13,7 @@ use vf_vhost::rx::{RxOutcome, RxQueue};
 use vf_vhost::tx::TxQueue;
 
 use super::command::Command;
+use super::regs::{INTERFACES, VECTORS, WINDOW};
 use super::*;
 use crate::function::NotGranted;
 use crate::msix::Vectors;
@@ -293,7 +294,8 @@ impl Driver {
         let interfaces = self
             .ask(Command::ALLOC_VIS, &words(8, &[(0, 4), (4, 64)]))
             .unwrap();
-        assert_eq!((word(&interfaces, 0), word(&interfaces, 4)), (8, 0));
+        let all = (INTERFACES, 0);
+        assert_eq!((word(&interfaces, 0), word(&interfaces, 4)), all);
         self.ask(Command::GET_PHY_CFG, &[]).unwrap();
         assert_eq!(
             self.ask(Command::GET_LOOPBACK_MODES, &[]).unwrap().len(),
@@ -562,6 +564,50 @@ fn a_driver_probes_opens_and_closes_as_linux_does() {
         word(&driver.ask(Command::DRV_ATTACH, &detach).unwrap(), 0),
         1
     );
+}
+
+/// Channels and transmit queues of Linux's driver (6.1 and 6.12), so many CPUs being possible and so many channels wanted: a channel takes a vector and two
+/// transmit queues, one for XDP four, of which there is one for each CPU if there are vectors and interfaces enough.
+fn linux_takes(possible: u32, wanted: u32) -> (u32, u32) {
+    let (vectors, interfaces) = (u32::from(VECTORS), INTERFACES);
+    let most = vectors.min(interfaces / 2);
+    let xdp = if wanted >= most || wanted + possible > interfaces {
+        0
+    } else {
+        possible.div_ceil(4).min(most - wanted)
+    };
+    let channels = (wanted + xdp).min(most);
+    (channels, 2 * (channels - xdp) + 4 * xdp)
+}
+
+#[test]
+fn whatever_linux_makes_of_its_cpus_there_are_interfaces_for() {
+    let identity = Ef10::new().identity();
+    let bar = identity.bars[0].size;
+    assert_eq!(bar, u64::from(INTERFACES) * WINDOW);
+    for possible in 1..=64 {
+        for wanted in 1..=possible {
+            let (channels, queues) = linux_takes(possible, wanted);
+            assert!(channels <= u32::from(identity.msix.vectors));
+            assert!(queues <= INTERFACES, "{wanted} of {possible} CPUs");
+        }
+    }
+    assert_eq!(linux_takes(3, 3), (4, 10));
+    // All of them are there.
+    let mut driver = Driver::up(Bench::new(Profile::Ef10));
+    let queue = |instance| words(36, &[(0, SIZE), (12, instance), (28, TRANSMIT as u32)]);
+    for instance in 1..INTERFACES {
+        driver.ask(Command::INIT_TXQ, &queue(instance)).unwrap();
+    }
+    let beyond = driver.ask(Command::INIT_TXQ, &queue(INTERFACES));
+    assert_eq!(beyond, Err(22), "EINVAL");
+    assert_eq!(driver.bench.transmit.len(), INTERFACES as usize);
+    // Of each, the doorbell is where its driver looks for it.
+    let last = INTERFACES - 1;
+    driver.poke(TRANSMIT, &(60_u64 << 48 | TRANSMIT_BUFFERS).to_le_bytes());
+    driver.write(u64::from(last) * WINDOW + 0xa18, 1);
+    let ring = driver.bench.transmit.get_mut(&(2 * last + 1)).unwrap();
+    assert_eq!(ring.fetch(), Ok(1));
 }
 
 #[test]
@@ -1340,7 +1386,7 @@ fn any_lie() -> impl Strategy<Value = Lie> {
             Lie::Ask(command, bytes)
         })
     });
-    let interface = 0u64..9;
+    let interface = 0..=u64::from(INTERFACES);
     let register = proptest::sample::select(vec![
         0, 0x10, 0x200, 0x204, 0x400, 0x420, 0x830, 0xa10, 0xa18,
     ]);
@@ -1401,6 +1447,7 @@ proptest! {
                 }
             }
         }
-        prop_assert!(driver.bench.receive.len() <= 8 && driver.bench.transmit.len() <= 8);
+        let most = INTERFACES as usize;
+        prop_assert!(driver.bench.receive.len() <= most && driver.bench.transmit.len() <= most);
     }
 }
