@@ -264,14 +264,14 @@ impl Ef10 {
         of_any_vlan: bool,
         host: &mut dyn Host,
     ) -> Result<u64, McError> {
-        let filter = self.meant(op, host);
+        let filter = self.meant(op, host)?;
         if self.filters.is_full() {
             return Err(McError::ENOSPC);
         }
         match self.filters.alike(&op) {
             // The NIC has it once.
             Some(alike)
-                if alike == filter && (of_any_vlan || again && !is_station(&op.matches)) => {}
+                if alike.op == filter.op && (of_any_vlan || again && !is_station(&op.matches)) => {}
             Some(_) => return Err(McError::EEXIST),
             None if filter.asked => ask_filter(host, filter.op)?,
             None => {}
@@ -281,17 +281,46 @@ impl Ef10 {
 
     /// What the NIC has by a filter, and whether it is asked for that. What is for the VF's addresses goes to its queues as its flows are spread,
     /// unless what is for its own is for one of several.
-    fn meant(&self, op: FilterOp, host: &dyn Host) -> Installed {
+    ///
+    /// # Errors
+    /// ENOTSUP: what is for an address that is not the VF's own, for a group or for an unknown one cannot be for another queue than the first, which
+    /// drivers without RSS name.
+    fn meant(&self, op: FilterOp, host: &dyn Host) -> Result<Installed, McError> {
         let is_own = op.matches == FilterMatch::Mac(mac_of(host));
-        let spread = filter::is_address(&op.matches) && !(is_own && self.receive.len() > 1);
+        let is_address = filter::is_address(&op.matches);
         let action = match op.action {
-            DriverAction::Queue(_) if spread => DriverAction::Receive,
+            DriverAction::Queue(queue) if is_address && !is_own && queue > 0 => {
+                return Err(McError::ENOTSUP);
+            }
+            DriverAction::Queue(_) if is_address && !(is_own && self.receive.len() > 1) => {
+                DriverAction::Receive
+            }
             action => action,
         };
-        Installed {
+        Ok(Installed {
             op: FilterOp { action, ..op },
+            said: op.action,
             asked: !is_own || action != DriverAction::Receive,
+        })
+    }
+
+    /// Has the NIC give what is for the VF's own address to the queue that its filter names, if there are several by now: drivers put in filters before
+    /// they have all their queues.
+    fn name_queue(&mut self, host: &mut dyn Host) -> Result<(), McError> {
+        let own = FilterMatch::Mac(mac_of(host));
+        let Some(was) = self.filters.naming_in_vain(&own) else {
+            return Ok(());
+        };
+        let said = FilterOp {
+            action: was.said,
+            ..was.op
+        };
+        let is = self.meant(said, host)?;
+        if is.asked {
+            ask_filter(host, is.op)?;
+            self.filters.set_alike(is);
         }
+        Ok(())
     }
 
     fn remove(&mut self, handle: u64, host: &mut dyn Host) -> Result<(), McError> {
@@ -315,12 +344,12 @@ impl Ef10 {
         host: &mut dyn Host,
     ) -> Result<(), McError> {
         let was = self.filters.get(handle).ok_or(McError::ENOENT)?;
-        let is = self.meant(FilterOp { action, ..was.op }, host);
+        let is = self.meant(FilterOp { action, ..was.op }, host)?;
         if was.op.action == is.op.action {
+            self.filters.set(handle, is);
             return Ok(());
         }
-        let is_address = was.asked && !was.op.is_on_packets();
-        if is_address || action == DriverAction::Drop && !was.asked {
+        if was.asked && !was.op.is_on_packets() {
             return Err(McError::ENOTSUP);
         }
         if was.asked {
@@ -344,7 +373,7 @@ impl Ef10 {
         Ok(())
     }
 
-    /// Has the NIC know what it should of the driver: that it is a new one, and whether it wants frames to its addresses.
+    /// Has the NIC know what it should of the driver: that it is a new one, whether it wants frames to its addresses, and in which queue.
     ///
     /// # Errors
     /// EAGAIN: the NIC does not hear it now.
@@ -370,7 +399,11 @@ impl Ef10 {
         if mode.nouni != nouni {
             ask(host, VfRequest::RxMode(RxMode { nouni, ..mode }))?;
         }
-        Ok(())
+        match self.name_queue(host) {
+            Err(McError::EAGAIN) => Err(McError::EAGAIN),
+            // Where there is no room for it, flows stay spread.
+            _ => Ok(()),
+        }
     }
 }
 

@@ -207,7 +207,10 @@ fn matches(payload: &Payload<'_>) -> Result<(FilterMatch, Option<Vid>, bool), Mc
 /// A filter that a driver has put in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Installed {
+    /// What the NIC has by it.
     pub(crate) op: FilterOp,
+    /// What becomes of what it matches, as its driver has said it.
+    pub(crate) said: DriverAction,
     /// Whether the NIC was asked for it; it has that on the VF's own address without.
     pub(crate) asked: bool,
 }
@@ -248,6 +251,26 @@ impl Filters {
     pub(crate) fn is_there_again(&self, handle: u64, op: &FilterOp) -> bool {
         let mut others = self.all.iter().filter(|(other, _)| **other != handle);
         others.any(|(_, filter)| (filter.op.matches, filter.op.vlan) == (op.matches, op.vlan))
+    }
+
+    /// One with this match that names a queue of which the NIC was not asked.
+    pub(crate) fn naming_in_vain(&self, matches: &FilterMatch) -> Option<Installed> {
+        let mut all = self.all.values();
+        let in_vain = all.find(|filter| {
+            let names = matches!(filter.said, DriverAction::Queue(_));
+            filter.op.matches == *matches && names && !filter.asked
+        });
+        in_vain.copied()
+    }
+
+    /// Those with the match of this one, which the NIC has once, are as this one from now on.
+    pub(crate) fn set_alike(&mut self, filter: Installed) {
+        let matches = |op: &FilterOp| (op.matches, op.vlan);
+        for place in self.all.values_mut() {
+            if matches(&place.op) == matches(&filter.op) {
+                *place = filter;
+            }
+        }
     }
 
     /// It is this one from now on.
@@ -401,7 +424,11 @@ mod tests {
         else {
             panic!()
         };
-        let filter = Installed { op, asked: true };
+        let filter = Installed {
+            op,
+            said: op.action,
+            asked: true,
+        };
         let first = filters.add(filter);
         assert_eq!(filters.alike(&op), Some(filter));
         let action = DriverAction::Receive;

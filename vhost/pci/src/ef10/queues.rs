@@ -233,6 +233,8 @@ impl Ef10 {
         });
         let queue = self.start(Direction::Receive, init, format, host)?;
         self.receive.insert(instance, queue);
+        // What is asked for in vain now is asked for again with the next filter.
+        let _ = self.settle(host);
         Ok(Reply::default())
     }
 
