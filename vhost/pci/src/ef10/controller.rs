@@ -26,6 +26,11 @@ const CAPABLE_10G: u32 = 1 << 7;
 const CAPABLE_PAUSE: u32 = 1 << 8 | 1 << 9;
 /// Nanoseconds of one count of an event queue's timer, and the most counts.
 const TIMER_NS: u32 = 1000;
+/// Cycles of the system clock in one count, from which drivers conclude that time if they do not ask for it.
+const TIMER_CYCLES: u32 = 1536;
+/// Megahertz of the system clock, which follow from these two, and of the processors in the data path.
+const SYSTEM_MHZ: u32 = TIMER_CYCLES * 1000 / TIMER_NS;
+const DATA_PATH_MHZ: u32 = 800;
 pub(super) const TIMER_MAX: u32 = (1 << 14) - 1;
 /// A timer holds interrupts back: the only of its modes that is one of moderation.
 pub(super) const TIMER_HOLDS_OFF: u32 = 3;
@@ -56,7 +61,7 @@ impl Ef10 {
             Command::GET_PF_COUNT => Ok(Reply::zeros(1).bytes(0, &[1])),
             Command::GET_CAPABILITIES => Ok(capabilities()),
             Command::GET_RXDP_CONFIG => Ok(Reply::zeros(4)),
-            Command::GET_CLOCK => Ok(Reply::zeros(8).u32(0, 800).u32(4, 800)),
+            Command::GET_CLOCK => Ok(Reply::zeros(8).u32(0, SYSTEM_MHZ).u32(4, DATA_PATH_MHZ)),
             Command::GET_PHY_CFG => Ok(phy()),
             Command::GET_PHY_STATE => Ok(Reply::zeros(4).u32(0, 1)),
             Command::GET_LOOPBACK_MODES => Ok(Reply::zeros(40)),
@@ -551,19 +556,27 @@ fn timers() -> Reply {
         .u32(32, 1)
 }
 
-/// A frame of this length is to pass, and so is one that is shorter. DPDK's driver asks for a length of 0 before it knows one, and goes on only if
-/// that is not the VF's to say.
+/// Changes what a request says of the MAC. Who knows its longer form is told the longest frame, also if nothing is to change.
 fn set_mac(payload: &Payload<'_>, host: &mut dyn Host) -> Result<Reply, McError> {
     const CHANGES_MTU: u32 = 1;
     let longest = payload.u32(0)?;
-    let changes = match payload.u32(28) {
-        Ok(control) => control,
+    let Ok(changes) = payload.u32(28) else {
         // The shorter form changes all.
-        Err(_) => payload.u32(24).map(|_| CHANGES_MTU)?,
-    };
-    if changes & CHANGES_MTU == 0 {
+        payload.u32(24)?;
+        set_longest(longest, host)?;
         return Ok(Reply::default());
+    };
+    if changes & CHANGES_MTU != 0 {
+        set_longest(longest, host)?;
     }
+    let (policy, vf) = (host.policy(), host.vf());
+    let longest = u32::from(policy.rx_mtu(vf).get()).saturating_add(BEYOND_MTU);
+    Ok(Reply::zeros(4).u32(0, longest))
+}
+
+/// A frame of this length is to pass, and so is one that is shorter. DPDK's driver asks for a length of 0 before it knows one, and goes on only if
+/// that is not the VF's to say.
+fn set_longest(longest: u32, host: &mut dyn Host) -> Result<(), McError> {
     let (policy, vf) = (host.policy(), host.vf());
     let most = u32::from(policy.tx_mtu(vf).get());
     let wanted = longest.saturating_sub(BEYOND_MTU);
@@ -574,7 +587,7 @@ fn set_mac(payload: &Payload<'_>, host: &mut dyn Host) -> Result<Reply, McError>
     if policy.agreed_mtu(vf) != Some(mtu) {
         ask(host, VfRequest::Mtu(mtu))?;
     }
-    Ok(Reply::default())
+    Ok(())
 }
 
 /// What the function may do; no other's are for it to read, and none for it to change.

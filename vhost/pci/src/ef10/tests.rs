@@ -653,6 +653,25 @@ fn a_mac_that_is_to_pass_no_frame_is_not_for_a_vf_to_have() {
 }
 
 #[test]
+fn who_asks_for_the_longest_frame_is_told_it_and_changes_nothing() {
+    let mut driver = Driver::up(Bench::new(Profile::Ef10));
+    let longest = |driver: &mut Driver, fields: &[(usize, u32)]| {
+        let answer = driver.ask(Command::SET_MAC, &words(32, fields)).unwrap();
+        assert_eq!(answer.len(), 4);
+        word(&answer, 0)
+    };
+    // It has asked for that before.
+    assert_eq!(longest(&mut driver, &[]), 1544);
+    assert_eq!(longest(&mut driver, &[(0, 1022), (28, 1)]), 1022);
+    assert_eq!(longest(&mut driver, &[(0, 9000), (28, 2)]), 1022);
+    driver.bench.admin("vf 0 mtu 900");
+    assert_eq!(longest(&mut driver, &[]), 922, "what is in force");
+    let shorter = words(28, &[(0, 822), (4, 0)]);
+    assert_eq!(driver.ask(Command::SET_MAC, &shorter), Ok(vec![]));
+    assert_eq!(longest(&mut driver, &[]), 822);
+}
+
+#[test]
 fn a_frame_leaves_with_its_checksums_and_its_completion_interrupts() {
     let mut driver = Driver::up(Bench::new(Profile::Ef10));
     driver.events();
@@ -1363,6 +1382,20 @@ fn moderation_is_told_to_the_plane_that_heeds_it() {
     assert_eq!((held(&driver), word(&answer, 0)), (20, 20_000));
     driver.write(0x420, 60);
     assert_eq!(held(&driver), 0, "another mode");
+}
+
+#[test]
+fn counts_of_a_timer_are_as_long_as_the_clock_says_and_as_the_controller_does() {
+    let mut driver = Driver::up(Bench::new(Profile::Ef10));
+    // As drivers without GET_EVQ_TMR_PROPERTIES do it.
+    let clock = driver.ask(Command::GET_CLOCK, &[]).unwrap();
+    let ns = 1_536_000 / word(&clock, 0);
+    let timers = driver.ask(Command::GET_EVQ_TMR_PROPERTIES, &[]).unwrap();
+    assert_eq!(word(&timers, 4), ns);
+    let counts = 30_000 / ns;
+    driver.write(0x420, 3 << 14 | counts);
+    let held = driver.bench.receive[&0].vring().coalescing().max_usecs;
+    assert_eq!(held, 30);
 }
 
 /// All that the driver of Debian 12's Linux 6.1.192 has asked under QEMU 11.1, from probe to unbind, with what it was answered: name, number and
