@@ -205,6 +205,28 @@ fn a_change_that_cannot_be_kept_is_answered_with_why() {
     assert!(!text(&["show"]).contains("not kept"));
 }
 
+#[test]
+fn what_could_not_be_kept_is_kept_by_the_process_that_goes_on() {
+    let mut emulator = Emulator::start(&[]);
+    // The file cannot be made where a folder is.
+    let in_the_way = emulator.path("state.toml.new");
+    fs::create_dir(&in_the_way).unwrap();
+    let output = emulator.vfnic(&["vf", "0", "set", "vlan", "8"]);
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success() && said.contains(NOT_KEPT), "{said}");
+    emulator.upgrade();
+    wait_for("the successor has tried", || {
+        (!emulator.show().state?.kept).then_some(())
+    });
+    fs::remove_dir(&in_the_way).unwrap();
+    wait_for("it is kept", || emulator.show().state?.kept.then_some(()));
+    let text = fs::read_to_string(emulator.path("state.toml")).unwrap();
+    assert!(text.contains("vlan = 8"), "{text}");
+    emulator.kill();
+    emulator.restart();
+    assert_eq!(emulator.vf(0, 0).settings["vlan"], "8");
+}
+
 /// How often it is killed while commands come.
 const KILLS: u64 = 12;
 
