@@ -44,7 +44,7 @@ pub(crate) fn capture(ctl: &Path, nic: Option<String>, args: &cli::Capture) -> R
     complain(&counted.to_string());
     match counted.missed {
         Some(_) => Ok(()),
-        None => Err(failed("vfnic has ended; the capture is whole up to there")),
+        None => Err(gone(ctl, "the capture is whole up to there")),
     }
 }
 
@@ -57,6 +57,16 @@ pub(crate) fn stream(ctl: &Path, request: &Request) -> Result<BufReader<UnixStre
         _ => return Err(unanswered()),
     }
     connection.into_stream().map_err(failed)
+}
+
+/// Why a stream has ended that nobody here has ended, and what that means: a NIC that goes on in another process is asked anew.
+pub(crate) fn gone(ctl: &Path, meaning: &str) -> Failure {
+    match Connection::open(ctl) {
+        Ok(_) => failed(format!(
+            "another vfnic goes on (an upgrade, or a restart): start this again; {meaning}"
+        )),
+        Err(_) => failed(format!("vfnic has ended; {meaning}")),
+    }
 }
 
 /// What a NIC streams until this process is told to end.

@@ -50,7 +50,7 @@ pub(crate) fn paths(
         missed,
     }) = checked
     else {
-        return Err(failed("vfnic has ended before it said what came out"));
+        return Err(capture::gone(ctl, "it has not said what came out"));
     };
     let missed = match missed {
         0 => String::new(),

@@ -34,7 +34,7 @@ pub(crate) fn monitor(ctl: &Path, nic: Option<String>, args: &cli::Monitor) -> R
     }
     match begun.told.load(Ordering::Relaxed) {
         true => Ok(()),
-        false => Err(failed("vfnic has ended, and has told all up to there")),
+        false => Err(capture::gone(ctl, "it has told all up to there")),
     }
 }
 

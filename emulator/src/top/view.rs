@@ -190,7 +190,7 @@ fn nic_line(nic: &ShowNic, between: Option<&NicBetween<'_>>, theme: Theme) -> Li
             percent(nic.tx_utilisation()),
         )
     });
-    let name = Span::styled(format!("{:<8}", cut(&nic.name, 7)), BOLD);
+    let name = Span::styled(format!("{:<8}", short(&nic.name)), BOLD);
     Line::from(vec![name, link, Span::raw(rates)])
 }
 
@@ -205,7 +205,7 @@ fn row_line(row: &Row<'_>, top: &Top, selected: bool, theme: Theme, width: usize
             .as_ref()
             .map_or("-".to_owned(), |rates| of(n(rates)))
     };
-    let name = format!("{:<7}{:>4} ", cut(row.nic, 7), vf.vf);
+    let name = format!("{:<7}{:>4} ", short(row.nic), vf.vf);
     let path = format!("{:<9}", vf.path);
     let rest = format!(
         "{guest:<10}{:>10}{:>10}{:>10}{:>10}",
@@ -339,8 +339,15 @@ fn pad(text: &str, width: usize) -> String {
     format!("{text:<width$}")
 }
 
-fn cut(text: &str, width: usize) -> String {
-    text.chars().take(width).collect()
+/// The name of a NIC in seven columns: of a longer one beginning and end, as names of several NICs often begin alike.
+fn short(name: &str) -> String {
+    let chars: Vec<_> = name.chars().collect();
+    match chars.as_slice() {
+        [a, b, c, _, .., x, y, z] if chars.len() > 7 => {
+            [*a, *b, *c, '~', *x, *y, *z].iter().collect()
+        }
+        _ => name.to_owned(),
+    }
 }
 
 #[cfg(test)]
@@ -352,6 +359,19 @@ mod tests {
     use ratatui::backend::TestBackend;
 
     const PLAIN: Theme = Theme { colour: false };
+
+    #[test]
+    fn nics_whose_names_begin_alike_are_told_apart() {
+        for (name, shown) in [
+            ("a", "a"),
+            ("seven77", "seven77"),
+            ("datacentre-left", "dat~eft"),
+            ("datacentre-right", "dat~ght"),
+            ("änderung", "änd~ung"),
+        ] {
+            assert_eq!(short(name), shown);
+        }
+    }
 
     fn rendered(top: &Top, width: u16, height: u16, theme: Theme) -> TestBackend {
         let mut terminal = Terminal::new(TestBackend::new(width, height)).unwrap();

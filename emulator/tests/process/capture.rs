@@ -474,10 +474,9 @@ fn a_monitor_prints_a_line_for_each_event_until_it_is_told_to_end() {
     assert!(monitor.end().status.success());
 }
 
-#[test]
-fn a_monitor_says_that_vfnic_has_ended() {
-    let mut emulator = Emulator::start(&[]);
-    let mut monitor = Watcher::start(&emulator, "monitor", Stdio::piped());
+/// A monitor that has heard something.
+fn listening(emulator: &Emulator) -> Watcher {
+    let mut monitor = Watcher::start(emulator, "monitor", Stdio::piped());
     let mut lines = BufReader::new(monitor.child.as_mut().unwrap().stdout.take().unwrap());
     let (heard, mut line) = (std::sync::atomic::AtomicBool::new(false), String::new());
     std::thread::scope(|scope| {
@@ -490,11 +489,26 @@ fn a_monitor_says_that_vfnic_has_ended() {
         lines.read_line(&mut line).unwrap();
         heard.store(true, std::sync::atomic::Ordering::Relaxed);
     });
+    monitor
+}
+
+#[test]
+fn a_monitor_says_that_vfnic_has_ended_or_that_another_goes_on() {
+    let mut emulator = Emulator::start(&[]);
+    let said = |mut monitor: Watcher| {
+        let output = monitor.child.take().unwrap().wait_with_output().unwrap();
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        String::from_utf8(output.stderr).unwrap()
+    };
+    let monitor = listening(&emulator);
+    emulator.upgrade();
+    let after = said(monitor);
+    assert!(after.contains("another vfnic goes on"), "{after}");
+    assert!(after.contains("start this again"), "{after}");
+    let monitor = listening(&emulator);
     emulator.kill();
-    let output = monitor.child.take().unwrap().wait_with_output().unwrap();
-    assert_eq!(output.status.code(), Some(1), "{output:?}");
-    let said = String::from_utf8(output.stderr).unwrap();
-    assert!(said.contains("vfnic has ended"), "{said}");
+    let after = said(monitor);
+    assert!(after.contains("vfnic has ended"), "{after}");
     emulator.restart();
 }
 
