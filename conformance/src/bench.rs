@@ -504,7 +504,7 @@ impl Bench {
     }
 
     /// The least mtu that one of the ports tells, if one does: what is longer passes between no two of them.
-    fn mtu(&self) -> Option<u16> {
+    pub(crate) fn mtu(&self) -> Option<u16> {
         self.ports.iter().filter_map(|port| port.told.mtu).min()
     }
 

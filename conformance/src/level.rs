@@ -17,7 +17,7 @@ pub enum Level {
     /// Hostile or impossible input: has to be contained.
     Hard,
     /// What the administration of virtual functions, filters and switches promises, by the documentation of drivers and by IEEE
-    /// standards; no document of virtio's binds a back end to it.
+    /// standards, and what is usual beyond that; no document of virtio's binds a back end to it.
     Model,
 }
 

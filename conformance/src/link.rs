@@ -406,3 +406,54 @@ impl Link {
         ensure(!arrived, "a frame that must not be forwarded was")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use vf_guest::net::{GSO_TCPV4, HDR_NEEDS_CSUM, NetConfig};
+
+    fn link(features: u64, mtu: Option<u16>) -> Link {
+        let config = NetConfig {
+            features,
+            ..NetConfig::default()
+        };
+        let net = NetDevice::detached(u64::MAX, &config).unwrap();
+        let notes = Arc::new(Notes::default());
+        Link::new(net, None, [2; 6], [4; 6], Delivery::Echo, mtu, notes)
+    }
+
+    #[test]
+    fn a_driver_that_was_told_an_mtu_sends_nothing_longer() {
+        let mut told = link(NetConfig::PLAIN, Some(1400));
+        assert_eq!(told.frame(1514).len(), 1414);
+        let plain = NetHeader::default();
+        let long = told.frame_of(1415);
+        assert!(matches!(
+            told.may_send(&plain, &long),
+            Err(Failure::Unmet(_))
+        ));
+        // A tag is no part of what the mtu counts.
+        let mut tagged = told.frame(1414);
+        tagged.splice(12..12, [0x81, 0, 0, 5]);
+        assert!(told.may_send(&plain, &tagged).is_ok());
+        // Ethernet, IPv4 and TCP: segments of 1360 fit.
+        let mut giant = told.frame_of(20_000);
+        giant[34 + 12] = 0x50;
+        for (gso_size, fits) in [(1360, true), (1361, false)] {
+            let hdr = NetHeader {
+                flags: HDR_NEEDS_CSUM,
+                gso_type: GSO_TCPV4,
+                gso_size,
+                csum_start: 34,
+                ..NetHeader::default()
+            };
+            assert_eq!(told.may_send(&hdr, &giant).is_ok(), fits, "{gso_size}");
+        }
+        for (features, mtu) in [
+            (NetConfig::PLAIN & !feature::MTU, Some(1400)),
+            (NetConfig::PLAIN, None),
+        ] {
+            assert!(link(features, mtu).may_send(&plain, &long).is_ok());
+        }
+    }
+}

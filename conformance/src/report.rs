@@ -24,7 +24,7 @@ pub enum Standing {
     Pass,
     /// It failed, and so does the run.
     Fail,
-    /// A SHOULD is not kept, or administration does otherwise than drivers' does.
+    /// A SHOULD is not kept, or something is not as it usually is: administration, or what a network does.
     Warn,
     /// It failed as it is known to.
     KnownFail,

@@ -81,7 +81,7 @@ pub(crate) struct Run {
     /// Leave out cases with this id, or with this in their id.
     #[arg(long, value_name = "PATTERN")]
     exclude: Vec<String>,
-    /// A SHOULD that is not kept fails the run, and so does administration that is not as drivers have it.
+    /// A SHOULD that is not kept fails the run, and so does what is not as drivers and networks have it.
     #[arg(long)]
     strict: bool,
     /// Failures that are known, a case a line; the run fails if one of them passes.
@@ -412,4 +412,28 @@ pub(crate) fn created(path: &Path) -> Result<File, String> {
 
 fn at(path: &Path, error: &impl std::fmt::Display) -> String {
     format!("{}: {error}", path.display())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Args {
+        #[command(flatten)]
+        run: Run,
+    }
+
+    #[test]
+    fn the_line_that_runs_a_case_alone_has_all_that_bears_on_it() {
+        let words = "vf-conformance --socket a --peer-socket b --mac 02:00:00:00:00:0a \
+            --peer-mac 02:00:00:00:00:0b --listen --settle 5 --timeout 7";
+        let run = Args::parse_from(words.split_whitespace()).run;
+        assert_eq!(
+            run.again(),
+            "vf-conformance run --socket a --peer-socket b --mac 02:00:00:00:00:0a \
+             --peer-mac 02:00:00:00:00:0b --timeout 7 --settle 5 --listen"
+        );
+    }
 }

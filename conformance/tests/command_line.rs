@@ -33,6 +33,7 @@ fn wrong_words_are_a_line_each() {
             &["run", "--socket", "x", "--repeat", "x"],
             "a whole number is wanted (see 'vf-conformance run --help')",
         ),
+        (&["run", "--socket", "x", "--repeat", "0"], "--repeat"),
         (
             &["run", "--socket", "x", "--timeout", "1"],
             "--timeout is for --start",
@@ -98,4 +99,14 @@ fn a_back_end_that_does_not_come_is_waited_for_as_long_as_is_said() {
     assert!(said.contains("within 1s"), "{said}");
     // Else each would have been waited for a minute.
     assert!(begun.elapsed() < Duration::from_secs(55));
+}
+
+#[test]
+fn a_front_end_that_cannot_be_started_is_not_passed() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("f.sock");
+    let socket = socket.to_str().unwrap();
+    let start = "/nonexistent/qemu {socket}";
+    let said = refused(&["front-end", "--listen", socket, "--start", start]);
+    assert!(said.contains("cases nothing can be said"), "{said}");
 }

@@ -62,15 +62,22 @@ const PARTS: usize = 4;
 
 /// Judges a back end of its own by these cases.
 fn judge(chosen: &[&'static Case]) -> Vec<Finding> {
+    judge_started(chosen, |backend, socket| [backend, socket].into())
+}
+
+/// The same, started by a command that is made of its program and its socket.
+fn judge_started(
+    chosen: &[&'static Case],
+    command: impl FnOnce(String, String) -> Vec<String>,
+) -> Vec<Finding> {
     let dir = tempfile::tempdir().unwrap();
     let socket = dir.path().join("stock.sock");
     // Examples are built along with tests, beside the programs.
     let backend = Path::new(program()).with_file_name("examples/stock-backend");
+    let [backend, path] = [&backend, &socket].map(|part| part.to_str().unwrap().to_owned());
     let subject = Subject {
-        socket: socket.clone(),
-        command: [backend, socket]
-            .map(|part| part.into_os_string().into_string().unwrap())
-            .into(),
+        socket,
+        command: command(backend, path),
         ..Subject::default()
     };
     let mut bench = Bench::new(subject).unwrap();
@@ -115,6 +122,17 @@ fn the_stock_back_end_fails_where_it_is_known_to() {
         .filter(|f| measure.standing(f).fails())
         .count();
     assert_eq!(failed, must);
+}
+
+#[test]
+fn what_a_script_has_started_is_looked_at_and_not_the_script() {
+    let chosen = cases::matching(&["robust/leaks".into()]);
+    let findings = judge_started(&chosen, |backend, socket| {
+        let script = format!("'{backend}' '{socket}'; true");
+        ["sh", "-c", &script].map(str::to_owned).into()
+    });
+    // The stock back end's descriptors, which it is known to leave.
+    assert!(findings.iter().all(report::is_failure), "{findings:?}");
 }
 
 #[test]

@@ -671,6 +671,21 @@ mod tests {
         (net, port)
     }
 
+    #[test]
+    fn to_wait_for_frames_leaves_the_rings_that_send_as_they_are() {
+        let (mut net, _port) = device(NetConfig::PLAIN & !feature::EVENT_IDX, 2048);
+        net.tx_ring(0).queue.set_interrupts(true);
+        let flags = |net: &mut NetDevice| {
+            let at = net.tx_ring(0).queue.layout().avail;
+            let flags: u16 = net.memory().slice(at, 2).unwrap().read_obj(0).unwrap();
+            flags
+        };
+        net.arm_rx();
+        assert_eq!(flags(&mut net), 0);
+        net.arm(false);
+        assert_eq!(flags(&mut net), 1);
+    }
+
     fn framed(len: usize) -> Vec<u8> {
         (0..len + 12)
             .map(|i| if i < 12 { 0 } else { i as u8 })

@@ -234,7 +234,7 @@ pub(super) const CASES: &[Case] = &[
             Need::Protocol(protocol::NET_MTU, "NET_MTU"),
         ],
         source: "VU NET_SET_MTU",
-        sent: "NET_SET_MTU with 1500, and with 65536, which no 16 bits of configuration space hold.",
+        sent: "NET_SET_MTU with 1500, or with the mtu that is told if that is less, and with 65536, which no 16 bits of configuration space hold.",
         expected: "0 for the first, something else for the second.",
         run: |bench| {
             let mut config = NetConfig::default();
@@ -242,7 +242,7 @@ pub(super) const CASES: &[Case] = &[
             let (mut front, net) = bench.negotiated(&config)?;
             front.set_features(net.features())?;
             let mut set = |mtu: u64| front.set(request::NET_SET_MTU, &mtu.to_ne_bytes(), &[]);
-            set(1500)?;
+            set(bench.mtu().unwrap_or(1500).min(1500).into())?;
             let answer = set(65536);
             ensure(answer.is_err(), "an MTU of 65536 was called valid")?;
             drop(front);

@@ -247,8 +247,7 @@ pub(super) const CASES: &[Case] = &[
         sent: "Frames in the send ring of each of as many pairs as there can be, eight at most, by a driver that asks to be called for each.",
         expected: "Each arrives, and a call comes for its ring.",
         run: |bench| {
-            let most = bench.link(&NetConfig::default())?.tx.config_space();
-            let pairs = most.max_virtqueue_pairs.clamp(1, 8);
+            let pairs = bench.queue_pairs().clamp(1, 8);
             let sender = NetConfig {
                 queue_pairs: pairs,
                 queue_size: 64,
