@@ -4,6 +4,7 @@
 use crate::bench::{Bench, DEADLINE, QUIET, with, without};
 use crate::case::{Case, Level, Need};
 use crate::cases::clauses::stopped;
+use crate::cases::clauses_net::set_mtu;
 use crate::cases::coalescing::held;
 use crate::cases::control::{
     ALL, BROADCAST, CONFIG, EXTRA, GROUP, MAC, MQ, OTHER, RX, VLAN, address, controlled,
@@ -175,7 +176,7 @@ pub(super) const CASES: &[Case] = &[
             Need::Peer,
         ],
         source: "V 5.1.4.1; VU NET_SET_MTU",
-        sent: "NET_SET_MTU 1300 for a driver with a control queue that has accepted MTU, before its rings start, and frames of 1314 and 1500 bytes to it.",
+        sent: "NET_SET_MTU 1300, or 100 less than the mtu that is told, for a driver with a control queue that has accepted MTU, before its rings start; and to it a frame as long as that and one that is 186 bytes longer.",
         expected: "The first arrives and the second does not: what it says on the queue has nothing to do with that.",
         run: mtu_not_exceeded,
     },
@@ -310,7 +311,7 @@ fn served(bench: &Bench) -> Result<Seen, Failure> {
 }
 
 fn mtu_not_exceeded(bench: &Bench) -> Result<Seen, Failure> {
-    const TOLD: u16 = 1300;
+    let mtu = set_mtu(bench);
     let mut config = with(ALL);
     config.protocol_features |= protocol::NET_MTU;
     let mut link = bench.link_of(&config, &without(feature::MTU))?;
@@ -318,7 +319,7 @@ fn mtu_not_exceeded(bench: &Bench) -> Result<Seen, Failure> {
     let control = link.tx.control_index();
     front.get_vring_base(control)?;
     front.set_features(link.tx.features())?;
-    front.set(request::NET_SET_MTU, &u64::from(TOLD).to_ne_bytes(), &[])?;
+    front.set(request::NET_SET_MTU, &u64::from(mtu).to_ne_bytes(), &[])?;
     for ring in (0..link.tx.rings()).chain([control]) {
         link.tx.place_ring(&mut front, ring)?;
         link.tx.start_ring(&mut front, ring)?;
@@ -326,7 +327,8 @@ fn mtu_not_exceeded(bench: &Bench) -> Result<Seen, Failure> {
     }
     link.tx.adopt(front);
     bench.settle();
-    for (len, does) in [(usize::from(TOLD) + 14, true), (1500, false)] {
+    let longest = usize::from(mtu) + 14;
+    for (len, does) in [(longest, true), (longest + 186, false)] {
         // The sender has accepted no mtu.
         let frame = link.frame_of(len);
         let frame = frame_to_sender(&mut link, frame)?;
