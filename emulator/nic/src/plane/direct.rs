@@ -57,6 +57,7 @@ pub struct DirectPlane {
     /// Those that wait by VF.
     pf_queues: PfQueues,
     out: Outside,
+    /// What the uplink has brought and the round had no time for.
     arrivals: Arrivals,
     /// What other workers have for the port, if it is here and there are others.
     from_workers: Option<PortQueueRx>,
@@ -294,6 +295,7 @@ impl DirectPlane {
             || self.has_pf_input()
             || self.parked_pf.is_some()
             || !self.stuck.is_empty()
+            || !self.arrivals.frames.is_empty()
             || self.ports.holds_back()
             || self.out.egress.next().is_some()
     }
@@ -472,6 +474,9 @@ impl Plane for DirectPlane {
         let ports = self.ports.next(now, &self.nic, self.blocked());
         ports.map(&mut sooner);
         self.waiting.next().map(&mut sooner);
+        if !self.arrivals.frames.is_empty() {
+            sooner(now);
+        }
         let loopback = self.out.loopback.as_ref();
         loopback.and_then(|l| l.next()).map(&mut sooner);
         // Without the port, nobody knows when; its worker rings when there is room.
@@ -487,6 +492,7 @@ impl Plane for DirectPlane {
     fn arm(&mut self, now: Nanos) -> bool {
         // One that was published since the last round, when this thread did not look asleep, woke nobody.
         let mut work = self.has_pf_input() | self.policies.has_new(&self.nic);
+        work |= !self.arrivals.frames.is_empty();
         work |= self
             .out
             .workers

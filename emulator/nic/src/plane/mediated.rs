@@ -20,7 +20,7 @@ use super::mirror::Mirror;
 use super::policy_cell::{PolicyCell, PolicySubscriber};
 use super::port::{FIRST_TX_RING, Notified, meta, queue_pair, reason};
 use super::ports::{Fetched, Held, VfPorts};
-use super::receivers::{FrameSource, Patience};
+use super::receivers::{FrameSource, Patience, ROUND_BYTES, copied};
 use super::rings::Rings;
 use super::statistics::MediatedStatistics;
 use super::traffic::Traffic;
@@ -33,11 +33,8 @@ use crate::watch::{Direction, Port};
 
 /// Pieces of work between two notifications to a guest.
 const BATCH: usize = 16;
-/// Pieces of work in one round.
+/// Pieces of work in one round, unless they are long.
 const ROUND: usize = 64;
-/// Bytes of them that end it early: what has been delivered is shown to its receivers at the end of a round, however long others'
-/// frames are.
-const ROUND_BYTES: u64 = 256 * 1024;
 
 /// One host's hypervisor and the vifs it serves.
 pub struct MediatedPlane {
@@ -59,6 +56,8 @@ pub struct MediatedPlane {
     /// Frames of disabled rings that have been thrown away in this round. More of them may wait for the next one.
     discarded: usize,
     since_flush: usize,
+    /// What the round's work takes on a wire, in bytes.
+    copied: u64,
     /// VFs on path `auto` that were given frames by way of the NIC since then: to tell them costs as much as other guests.
     given_back: VfSet,
 }
@@ -123,6 +122,7 @@ impl MediatedPlane {
             asked: VfSet::default(),
             discarded: 0,
             since_flush: 0,
+            copied: 0,
             given_back: VfSet::default(),
         }
     }
@@ -445,6 +445,7 @@ impl MediatedPlane {
             self.pf.announce(mac);
         }
         self.since_flush += 1;
+        self.copied += copied(&frame, verdict.vfs.len() + usize::from(verdict.pf));
         let rx = &mut self.ports.rx;
         if !verdict.vfs.is_empty() {
             let source = FrameSource::Private(&frame);
@@ -616,10 +617,11 @@ impl Plane for MediatedPlane {
         }
         self.begin_asking();
         let mut moved = self.ports.rx.drain_backlogs(now, &mut self.model);
-        let (mut left, mut bytes) = (ROUND, 0);
+        let mut left = ROUND;
+        self.copied = 0;
         let enough = self.ports.rx.effort + BURST_EFFORT;
-        let ends = |left, bytes, effort| left == 0 || bytes >= ROUND_BYTES || effort >= enough;
-        while !ends(left, bytes, self.ports.rx.effort) && self.busy_until() <= now {
+        let ends = |left, copied, effort| left == 0 || copied >= ROUND_BYTES || effort >= enough;
+        while !ends(left, self.copied, self.ports.rx.effort) && self.busy_until() <= now {
             left -= 1;
             if let Some(job) = self.current.take() {
                 self.current = self.finish(now, job);
@@ -631,7 +633,6 @@ impl Plane for MediatedPlane {
             let Some(job) = self.take_job(now) else {
                 break;
             };
-            bytes += u64::from(job.frame.len());
             self.charge(now, &job);
             self.current = Some(job);
         }

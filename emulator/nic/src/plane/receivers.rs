@@ -6,7 +6,7 @@ mod held_back;
 use std::sync::Arc;
 
 use vf_model::{
-    DropReason, Judge, MacAddr, Nanos, Path, TagEdit, Tagging, VfIndex, VfSet, VlanTag,
+    DropReason, Judge, MacAddr, Nanos, Path, TagEdit, Tagging, VfIndex, VfSet, VlanTag, wire_bytes,
 };
 use vf_vhost::frame::FrameBuf;
 use vf_vhost::rx::BURST_EFFORT;
@@ -18,7 +18,7 @@ use super::backlog::{
 use super::captures::{Captures, Passing};
 use super::impaired::VfNetem;
 use super::mirror::Mirror;
-use super::port::{Delivery, RxPort, bytes_of};
+use super::port::{Delivery, RxPort, bytes_of, meta};
 use super::traffic::Traffic;
 use crate::queue::cost;
 use crate::queue::{Frame, Pool};
@@ -89,6 +89,18 @@ impl FrameSource<'_> {
             }
         }
     }
+}
+
+/// What copies of frames that come from the wire, from another worker or over the PF may take on a wire, in bytes, before others have
+/// their turn: what has been delivered is shown to its receivers then, however long others' frames are and however many get them.
+pub(super) const ROUND_BYTES: u64 = 256 * 1024;
+
+/// What the copies of a frame for so many receivers take on a wire, in bytes. Of a super-frame each segment counts with its headers, as
+/// whoever takes no super-frames gets them.
+#[inline]
+pub(super) fn copied(frame: &FrameBuf, receivers: usize) -> u64 {
+    let one = wire_bytes(&meta(frame.len(), &frame.offload));
+    one.saturating_mul(receivers.max(1) as u64)
 }
 
 /// Whose frames wait when there is no buffer for them.

@@ -6,7 +6,7 @@ use vf_vhost::rx::BURST_EFFORT;
 
 use super::super::captures::Passing;
 use super::super::port::meta;
-use super::super::receivers::FrameSource;
+use super::super::receivers::{FrameSource, ROUND_BYTES, copied};
 use super::{BURST, DirectPlane};
 use crate::queue::{Frame, PfFrame, PfItem};
 use crate::watch::{Direction, Port};
@@ -27,7 +27,8 @@ impl DirectPlane {
             moved += 1;
         }
         let enough = self.ports.rx.effort + BURST_EFFORT;
-        while force || moved < BURST && self.ports.rx.effort < enough {
+        let mut bytes = 0;
+        while force || moved < BURST && bytes < ROUND_BYTES && self.ports.rx.effort < enough {
             let PfFrame { frame, onward } = match self.out.pf.receive() {
                 None => break,
                 Some(PfItem::Frame(frame)) => frame,
@@ -43,6 +44,7 @@ impl DirectPlane {
                 }
             };
             moved += 1;
+            bytes += copied(&frame, onward.vfs.len());
             let m = meta(frame.len(), &frame.offload);
             let verdict = self.nic.from_pf(&onward, frame.head(), &m);
             if self.ports.rx.captures.is_on() {

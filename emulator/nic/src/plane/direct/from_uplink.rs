@@ -1,14 +1,15 @@
-//! What the uplink has brought, judged as coming from the wire. Never waits for a guest's buffers, but for the time by which the
-//! plane itself came late.
+//! What the uplink has brought, judged as coming from the wire, as much in a round as leaves guests their turns. Never waits for a
+//! guest's buffers, but for the time by which the plane itself came late.
 
 use vf_model::{DropReason, Judge, Nanos, Source, To, Verdict};
 use vf_vhost::frame::TagEdit;
+use vf_vhost::rx::BURST_EFFORT;
 
 use super::super::backlog::BACKLOG_BYTES;
 use super::super::captures::Passing;
 use super::super::outside::{Run, insertion};
 use super::super::port::meta;
-use super::super::receivers::FrameSource;
+use super::super::receivers::{FrameSource, ROUND_BYTES, copied};
 use super::{BURST, DirectPlane};
 use crate::queue::Frame;
 use crate::watch::{Direction, Port};
@@ -20,9 +21,12 @@ const LATE_MOST: Nanos = Nanos(10_000_000);
 
 impl DirectPlane {
     /// Delivers what the uplink has brought. A plane that looks late gives the guests as much more time to post buffers:
-    /// a NIC would have used those that they posted meanwhile.
+    /// a NIC would have used those that they posted meanwhile. What would take too long in one round, since it is long or many get it,
+    /// goes on in the next, before anything else is taken from the uplink.
     pub(super) fn poll_uplink(&mut self, now: Nanos) -> usize {
-        self.out.egress.receive(now, 2 * BURST, &mut self.arrivals);
+        if self.arrivals.frames.is_empty() {
+            self.out.egress.receive(now, 2 * BURST, &mut self.arrivals);
+        }
         if self.arrivals.frames.is_empty() && self.arrivals.dropped.is_empty() {
             return 0;
         }
@@ -33,22 +37,33 @@ impl DirectPlane {
             self.nic.count_wire_rx_drop(reason);
             self.ports.rx.pool.give(frame);
         }
-        let moved = arrivals.frames.len();
-        if moved > 0 {
-            let late = arrivals.since.take().map(|at| now.saturating_sub(at));
+        let mut moved = 0;
+        if !arrivals.frames.is_empty() {
+            let late = arrivals.since.map(|at| now.saturating_sub(at));
             let late = late.filter(|late| *late > LATE);
-            self.deliver_arrivals(now, &arrivals.frames, late);
-            self.ports.rx.pool.give_all(arrivals.frames.drain(..));
+            moved = self.deliver_arrivals(now, &arrivals.frames, late);
+            self.ports.rx.pool.give_all(arrivals.frames.drain(..moved));
+        }
+        if arrivals.frames.is_empty() {
+            arrivals.since = None;
         }
         self.arrivals = arrivals;
         released + moved
     }
 
-    fn deliver_arrivals(&mut self, now: Nanos, frames: &[Frame], late: Option<Nanos>) {
+    /// Delivers frames that have come, in order, until the round is long enough; how many.
+    fn deliver_arrivals(&mut self, now: Nanos, frames: &[Frame], late: Option<Nanos>) -> usize {
         let rx = &self.ports.rx;
+        let enough = rx.effort + BURST_EFFORT;
+        let mut bytes = 0;
+        let mut end = frames.len();
         let (watched, captured) = (rx.mirror.is_on(), rx.captures.wants(Port::Wire));
         let mut run: Option<Run> = None;
         for (n, frame) in frames.iter().enumerate() {
+            if bytes >= ROUND_BYTES || self.ports.rx.effort >= enough {
+                end = n;
+                break;
+            }
             let m = meta(frame.len(), &frame.offload);
             if watched {
                 let mirror = &mut self.ports.rx.mirror;
@@ -57,6 +72,7 @@ impl DirectPlane {
                 && let Some(again) = self.nic.ingress_again(now, Source::Wire, frame.head(), &m)
                 && let To::Vf(to) = again.hop.to
             {
+                bytes += copied(frame, 1);
                 let port = &self.ports.rx.ports[to.index()];
                 let queue = port.queue_of(&self.nic, to, frame.head());
                 let insert = again.hop.insert;
@@ -82,6 +98,7 @@ impl DirectPlane {
             }
             let verdict = self.nic.ingress(now, Source::Wire, frame.head(), &m);
             self.capture(frame, Some(&verdict), verdict.drop);
+            bytes += copied(frame, verdict.vfs.len() + usize::from(verdict.pf));
             if let Some(late) = late {
                 for vf in verdict.vfs.iter() {
                     let until = now + late.min(LATE_MOST);
@@ -109,9 +126,10 @@ impl DirectPlane {
             }
         }
         if let Some(run) = run {
-            self.deliver_private_run(run, &frames[run.from..]);
+            self.deliver_private_run(run, &frames[run.from..end]);
         }
         self.ports.rx.publish();
+        end
     }
 
     /// Shows a frame that has come to those who capture what comes.

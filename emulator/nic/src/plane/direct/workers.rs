@@ -7,7 +7,7 @@ use vf_vhost::rx::BURST_EFFORT;
 use super::super::egress::Egress;
 use super::super::policy_cell::PolicyCell;
 use super::super::port::meta;
-use super::super::receivers::FrameSource;
+use super::super::receivers::{FrameSource, ROUND_BYTES, copied};
 use super::{BURST, DirectPlane};
 use crate::queue::{CrossQueues, Doorbell, ForPort, PfEnd, Pool, port_queues};
 use crate::uplink::Uplink;
@@ -81,12 +81,13 @@ impl DirectPlane {
         let mut moved = 0;
         let peers = self.out.workers.as_ref().map_or(0, CrossQueues::peers);
         for peer in 0..peers {
-            let mut burst = 0;
+            let (mut burst, mut bytes) = (0, 0);
             let enough = self.ports.rx.effort + BURST_EFFORT;
             while burst < limit
-                && (self.ports.rx.effort < enough || limit == usize::MAX)
+                && (bytes < ROUND_BYTES && self.ports.rx.effort < enough || limit == usize::MAX)
                 && let Some(crossing) = self.out.workers.as_ref().and_then(|w| w.take(peer))
             {
+                bytes += copied(&crossing.frame, crossing.vfs.len());
                 let source = FrameSource::Private(&crossing.frame);
                 let rx = &mut self.ports.rx;
                 rx.deliver_to_vfs(&mut self.nic, crossing.vfs, crossing.tagging, source);

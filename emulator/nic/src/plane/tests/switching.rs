@@ -4,7 +4,7 @@ use super::*;
 use vf_model::{Gso, PartialChecksum, Segmentation};
 
 /// A TCP/IPv4 super-frame for VF `vf`.
-fn super_frame(vf: usize, segments: usize, size: u16) -> Frame {
+pub(super) fn super_frame(vf: usize, segments: usize, size: u16) -> Frame {
     let mut data = frame(mac(vf), BEYOND, 0, 54 + segments * usize::from(size));
     data[12..16].copy_from_slice(&[0x08, 0x00, 0x45, 0]);
     data[16..18].copy_from_slice(&((40 + segments * usize::from(size)) as u16).to_be_bytes());

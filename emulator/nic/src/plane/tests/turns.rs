@@ -131,3 +131,110 @@ fn a_mediated_guest_is_answered_at_the_end_of_the_round_whatever_others_send() {
         assert_eq!(bench.vms[3].receive(), 1);
     }
 }
+
+/// The other end of the wire is no VF, and has no limit of its own: what it sends to all is copied for all in rounds that leave guests
+/// their turns, wherever the receivers are, and arrives in order.
+#[test]
+fn what_the_wire_brings_for_many_takes_turns_on_every_path() {
+    const VFS: usize = 16;
+    let mut too_long = Vec::new();
+    for (workers, path) in [(1, Path::Direct), (2, Path::Direct), (1, Path::Mediated)] {
+        let mut bench = Bench::with_workers(workers, &[path; VFS], ENDLESS, None);
+        (0..VFS).for_each(|vf| bench.start(vf, &queue_of(256)));
+        for n in 0..64 {
+            bench.send_from_far(private(frame(BROADCAST, BEYOND, n, 1514)));
+        }
+        bench.now += MS;
+        // The last VF is another worker's, if there is another.
+        let mut rounds = Vec::new();
+        while bench.vms[VFS - 1].got.len() < 64 {
+            assert!(rounds.len() < 64, "{workers} workers, {path}: {rounds:?}");
+            let before = bench.vms[VFS - 1].got.len();
+            match (workers, path) {
+                (1, Path::Direct) => assert!(bench.worker.poll(bench.now) > 0),
+                _ => while bench.worker.poll(bench.now) > 0 {},
+            }
+            bench.others.iter_mut().for_each(|other| {
+                other.poll(bench.now);
+            });
+            bench.hypervisor.poll(bench.now);
+            rounds.push(bench.vms[VFS - 1].receive() - before);
+        }
+        // Of 1538 bytes for each receiver, up to 256 KiB.
+        let most = match workers {
+            1 => 11,
+            _ => 22,
+        };
+        if rounds.iter().any(|frames| *frames > most) {
+            too_long.push(format!("{workers} workers, {path}: {rounds:?}"));
+        }
+        for vm in &mut bench.vms {
+            vm.receive();
+            assert_eq!(by_sender(&vm.got), [(BEYOND, count(64))].into());
+        }
+        assert_eq!(bench.drops(), []);
+    }
+    assert!(too_long.is_empty(), "{too_long:#?}");
+}
+
+/// The same of what a guest on the mediated path sends to all who are on the direct one.
+#[test]
+fn what_the_hypervisor_hands_down_for_many_takes_turns_too() {
+    const VFS: usize = 16;
+    let mut paths = [Path::Direct; VFS];
+    paths[0] = Path::Mediated;
+    let mut bench = Bench::new(&paths, ENDLESS);
+    for _ in 0..32 {
+        assert!(bench.vms[0].send_on(0, BROADCAST, 1514));
+    }
+    while bench.hypervisor.poll(bench.now) > 0 {}
+    let mut got = Vec::new();
+    while bench.worker.poll(bench.now) > 0 {
+        got.push(bench.vms[VFS - 1].receive());
+    }
+    assert_eq!(got, [12, 24, 32], "fifteen of them get each");
+}
+
+/// A run of super-frames to one VF that takes none was given up as soon as a round was long enough, and the rest was lost.
+#[test]
+fn super_frames_from_the_wire_wait_for_the_next_round_and_are_not_lost() {
+    let mut bench = Bench::bare(&[Path::Direct; 2], ENDLESS, None);
+    bench.start(0, &queue_of(256));
+    // There is room for all of them.
+    bench.start(1, &queue_of(8192));
+    for _ in 0..12 {
+        bench.send_from_far(switching::super_frame(1, 500, 32));
+    }
+    bench.now += MS;
+    // Another's frame goes on in each round.
+    let mut rounds = 0;
+    while bench.vms[1].got.len() < 12 * 500 {
+        rounds += 1;
+        assert!(bench.vms[0].send(BEYOND));
+        assert!(bench.worker.poll(bench.now) > 0, "{rounds} rounds");
+        assert_eq!(bench.vms[0].outstanding(0), 0);
+        bench.vms[1].receive();
+    }
+    assert_eq!(rounds, 3);
+    assert_eq!(bench.drops(), []);
+}
+
+/// Nothing wakes a thread for what it has taken from the uplink already.
+#[test]
+fn who_has_not_delivered_all_that_came_does_not_sleep_and_is_not_done() {
+    let mut bench = Bench::bare(&[Path::Direct; 16], ENDLESS, None);
+    (0..16).for_each(|vf| bench.start(vf, &queue_of(256)));
+    for n in 0..20 {
+        bench.send_from_far(private(frame(BROADCAST, BEYOND, n, 1514)));
+    }
+    bench.now += MS;
+    bench.worker.poll(bench.now);
+    assert!(bench.worker.arm(bench.now));
+    bench.worker.disarm();
+    assert_eq!(bench.worker.next(bench.now), Some(bench.now));
+    assert!(bench.worker.is_under_way());
+    bench.worker.poll(bench.now);
+    assert!(!bench.worker.arm(bench.now));
+    assert!(!bench.worker.is_under_way());
+    assert_eq!(bench.vms[15].receive(), 20);
+}
