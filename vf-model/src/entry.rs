@@ -1,6 +1,8 @@
 //! All that has been said about one VF, by the administrator and by its driver, and what of it is in force. Never judges a
 //! frame.
 
+use std::collections::BTreeSet;
+
 use vf_packet::{Header, MacAddr, Vid, Vlan};
 
 use crate::driver_filter::DriverFilter;
@@ -100,9 +102,23 @@ impl Entry {
         has && !self.policy.bridge
     }
 
-    /// Whether `mac` is an address that the NIC or the administrator has given it, whatever its driver uses.
-    pub(crate) fn is_given(&self, mac: MacAddr) -> bool {
-        self.policy.mac == mac || self.added(mac).next().is_some()
+    /// Adds those of `macs`, which are in order, that it [claims](Self::claims).
+    pub(crate) fn claimed_of(&self, macs: &[MacAddr], found: &mut BTreeSet<MacAddr>) {
+        if !self.policy.bridge {
+            let one = |mac: MacAddr| self.added(mac).next().is_some() || self.rx.has(mac);
+            let added = self.filters.macs().iter().map(|(mac, _)| *mac);
+            let all = added.chain(self.rx.unicast.iter().copied());
+            let many = self.filters.macs().len() + self.rx.unicast.len();
+            shared(macs, self.mac(), one, (all, many), found);
+        }
+    }
+
+    /// Adds those of `macs`, which are in order, that the NIC or the administrator has given it, whatever its driver uses.
+    pub(crate) fn given_of(&self, macs: &[MacAddr], found: &mut BTreeSet<MacAddr>) {
+        let one = |mac: MacAddr| self.added(mac).next().is_some();
+        let added = self.filters.macs().iter().map(|(mac, _)| *mac);
+        let many = self.filters.macs().len();
+        shared(macs, self.policy.mac, one, (added, many), found);
     }
 
     /// What the administrator has added of an address.
@@ -131,6 +147,23 @@ impl Entry {
         let wants =
             |vlans: &Vec<Vid>| vlan == Vlan::NONE || vlan.is_service() || lists(vlans, vlan);
         !self.policy.bridge && self.takes_part(vlan) && self.rx.vlans.as_ref().is_none_or(wants)
+    }
+}
+
+/// Adds what `macs`, in order, share with the VF whose `own` address this is and which has `all` of so many besides, of which `one` is found
+/// fast: the shorter list is looked up in the longer one.
+fn shared(
+    macs: &[MacAddr],
+    own: MacAddr,
+    one: impl Fn(MacAddr) -> bool,
+    (all, many): (impl Iterator<Item = MacAddr>, usize),
+    found: &mut BTreeSet<MacAddr>,
+) {
+    let asked = |mac: &MacAddr| macs.binary_search(mac).is_ok();
+    found.extend(Some(own).filter(asked));
+    match macs.len() < many {
+        true => found.extend(macs.iter().copied().filter(|mac| one(*mac))),
+        false => found.extend(all.filter(asked)),
     }
 }
 

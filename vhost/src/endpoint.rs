@@ -400,7 +400,13 @@ impl Endpoint {
                     self.changes.count(now);
                     dev.start_rings(rings);
                 }
-                Action::CtrlCommand(command) => session.decided(dev.command(&command)),
+                Action::CtrlCommand(command) => {
+                    session.decided(dev.command(&command));
+                    // Some are dear where there are many VFs.
+                    if now.elapsed() > TURN {
+                        session.end_turn();
+                    }
+                }
                 Action::Allow => session.decided(dev.allows()),
                 Action::Negotiated(features) => {
                     dev.session(SessionEvent::Negotiated { features });

@@ -1,6 +1,7 @@
 //! What each command and each request makes of a policy that nobody has yet: who gives it to others is [`Policy::with`] and what
 //! is beside it. What is refused may have changed it in part, so that it is thrown away.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use vf_packet::{AddrError, MacAddr, Vid};
@@ -382,7 +383,7 @@ impl Policy {
             }
         }
         let entry = self.existing(vf)?;
-        let taken = |mac| self.is_given_away(vf, mac) || self.is_used_by_another(vf, mac);
+        let taken = |macs: &[MacAddr]| self.taken(vf, macs);
         let asked = entry.asked.clone().with(request, &entry.policy, taken)?;
         let silicon = self.silicon;
         let granted = asked.granted(&entry.policy, &silicon);
@@ -399,14 +400,24 @@ impl Policy {
 }
 
 impl Policy {
-    /// Whether another VF than this one, or a station behind the PF, has been given an address.
-    fn is_given_away(&self, vf: VfIndex, mac: MacAddr) -> bool {
-        self.fdb.has_anywhere(mac) || self.others(vf).any(|other| other.is_given(mac))
+    /// Which of these addresses, in order, are another VF's than this one, or a station's behind the PF. Each VF is looked at once: drivers list a
+    /// thousand.
+    fn taken(&self, vf: VfIndex, macs: &[MacAddr]) -> Vec<MacAddr> {
+        let mut found = self.given_away(vf, macs);
+        for other in self.others(vf) {
+            other.claimed_of(macs, &mut found);
+        }
+        found.into_iter().collect()
     }
 
-    /// Whether another VF than this one has an address.
-    fn is_used_by_another(&self, vf: VfIndex, mac: MacAddr) -> bool {
-        self.others(vf).any(|other| other.claims(mac))
+    /// Which of them have been given to another, whoever uses them.
+    fn given_away(&self, vf: VfIndex, macs: &[MacAddr]) -> BTreeSet<MacAddr> {
+        let stations = macs.iter().copied();
+        let mut found = stations.filter(|mac| self.fdb.has_anywhere(*mac)).collect();
+        for other in self.others(vf) {
+            other.given_of(macs, &mut found);
+        }
+        found
     }
 
     fn others(&self, vf: VfIndex) -> impl Iterator<Item = &Entry> {
@@ -419,8 +430,8 @@ impl Policy {
     fn settle_addresses(&mut self) -> Result<(), Refusal> {
         for vf in (0..self.present().len()).map(VfIndex::from) {
             let entry = self.existing(vf)?;
-            let given = |mac| self.is_given_away(vf, mac);
-            let used = |mac| self.is_used_by_another(vf, mac);
+            let given = |macs: &[MacAddr]| self.given_away(vf, macs).into_iter().collect();
+            let used = |macs: &[MacAddr]| self.taken(vf, macs);
             let Some(asked) = entry.asked.settled(given, used) else {
                 continue;
             };

@@ -13,7 +13,7 @@ use crate::error::{RingError, SessionRefusal};
 use crate::eventfd::EventFd;
 use crate::features::VirtioFeatures;
 
-/// Commands of a driver served at a time: other devices share the thread, and one takes some 0.3 ms where there are many VFs.
+/// Commands of a driver served at a time, if they are cheap: other devices share the thread.
 const COMMANDS: usize = 8;
 
 impl Session {
@@ -65,6 +65,17 @@ impl Session {
             Err(error) => self.served(Err(error)),
         }
         true
+    }
+
+    /// Leaves the rest of what is served of the control queue for later, unless the driver waits for all of it.
+    pub fn end_turn(&mut self) {
+        if let Some(Serving {
+            left,
+            then: Then::Nothing,
+        }) = &mut self.serving
+        {
+            *left = 0;
+        }
     }
 
     fn served(&mut self, result: Result<(), RingError>) {

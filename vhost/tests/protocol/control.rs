@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use mio::{Events, Poll, Token};
 use vf_vhost::control::{Coalescing, CtrlCommand, RxMode};
-use vf_vhost::endpoint::DeviceConfig;
+use vf_vhost::endpoint::{DeviceConfig, TURN};
 use vf_vhost::features::VirtioFeatures;
 
 use crate::front_end::*;
@@ -416,4 +416,30 @@ fn how_long_calls_are_held_back_is_kept_for_whoever_holds_them() {
     let split = w.endpoint.config().features.bits() & !(PACKED | LOG_ALL);
     w.tell(SET_FEATURES, &u64s(&[split]), &[]);
     assert_eq!(said(&w), [None; 5]);
+}
+
+/// Eight that took 15 ms each held up all other devices of the thread.
+#[test]
+fn dear_commands_end_a_turn_when_its_time_is_over() {
+    let (mut w, mut driver) = world();
+    driver.put_with(&[0, 0, 1], 1);
+    w.poll();
+    assert_eq!(w.rings.commands.len(), 1);
+    w.rings.takes = TURN + Duration::from_millis(1);
+    driver.offer(3);
+    // What is left is told of again.
+    let mut obeyed = Vec::new();
+    while readable(&driver.kick) {
+        w.poll();
+        obeyed.push(w.rings.commands.len());
+    }
+    assert_eq!(obeyed, [2, 3, 4, 4], "once more, to find nothing");
+    assert_eq!(driver.used(), driver.avail);
+}
+
+/// Whether there is something to be read, which is left there.
+fn readable(fd: &OwnedFd) -> bool {
+    let mut fds = [rustix::event::PollFd::new(fd, rustix::event::PollFlags::IN)];
+    let now = rustix::event::Timespec::default();
+    rustix::event::poll(&mut fds, Some(&now)).unwrap() > 0
 }

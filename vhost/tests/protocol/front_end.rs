@@ -61,6 +61,8 @@ pub(crate) struct Rings {
     pub(crate) commands: Vec<CtrlCommand>,
     /// Whether it may not have it.
     pub(crate) refuse: bool,
+    /// How long it takes to obey.
+    pub(crate) takes: std::time::Duration,
 }
 
 impl Device for Rings {
@@ -89,6 +91,7 @@ impl Device for Rings {
 
     fn command(&mut self, command: &CtrlCommand) -> bool {
         self.commands.push(command.clone());
+        std::thread::sleep(self.takes);
         !self.refuse
     }
 
