@@ -160,7 +160,7 @@ pub enum Command {
         /// Which NIC.
         #[command(flatten)]
         at: Target,
-        /// set [dev NIC] [up|down] [carrier on|off] [mtu BYTES] [numvfs N] | set [dev NIC] hwmode veb|vepa|floating |
+        /// set [dev NIC] [up|down] [carrier on|off] [mtu BYTES] [storm_control PPS] [numvfs N] | set [dev NIC] hwmode veb|vepa|floating |
         /// set [dev NIC] netem [egress|ingress|both] delay TIME ...|none | set [dev NIC] flap up TIME down TIME|none | set [dev NIC] vf N ... |
         /// show [dev NIC]
         #[arg(num_args = 0.., allow_negative_numbers = true)]
@@ -497,6 +497,8 @@ Impairments of what passes the port, in the words of tc-netem(8), each time all 
   limit FRAMES | memory_limit SIZE | seed N
 A TIME is in microseconds unless it says s, ms, us or ns (sec, msec, usec, nsec). slot, ecn and a rate's overhead are not known. Of what leaves unless ingress or both is said. What is held back when they change or end is not lost. For what a VF sends (egress) and \
 gets (ingress): vf N set [netem] ...
+
+storm_control is how many frames a second from outside are flooded to VFs, broadcasts and groups; 0, the default, is no limit.
 
 'flap' takes the cable out and puts it in again, over and over; 'carrier off' takes it out until 'carrier on'; either of them ends a flap.
 

@@ -17,7 +17,7 @@ use crate::refusal::Refusal;
 use crate::rss::{RssKey, RssSpread};
 use crate::rss_context::RssContextOp;
 use crate::switch_mode::SwitchMode;
-use crate::vf::{SETTING_KEYS, SettingKey, VfIndex, VfRange, VfSetting};
+use crate::vf::{FLOOD_RATES, FloodRate, SETTING_KEYS, SettingKey, VfIndex, VfRange, VfSetting};
 use crate::vf_filter::{VfFilter, VfFilterRange};
 use crate::words::{Once, Words, allowed_words, nearest, number};
 
@@ -73,7 +73,7 @@ pub enum Command {
         /// Who is reset.
         vfs: VfRange,
     },
-    /// `link set up|down|mtu N|numvfs N ...`: the NIC's own port.
+    /// `link set up|down|mtu N|storm_control N|numvfs N ...`: the NIC's own port.
     SetLink(Vec<LinkSetting>),
     /// `link set [netem] [egress|ingress|both] delay TIME ...|none`: impairments of what passes the port.
     SetLinkNetem {
@@ -139,6 +139,8 @@ pub enum LinkSetting {
     Flapped(bool),
     /// `mtu BYTES`.
     Mtu(u32),
+    /// `storm_control PPS`: how many frames that come from outside are flooded; 0 is no limit.
+    StormControl(FloodRate),
     /// `numvfs N`: how many VFs there are (`sriov_numvfs`).
     NumVfs(u16),
 }
@@ -191,7 +193,7 @@ impl Command {
 }
 
 /// What `link set` can set.
-const LINK_SETTINGS: &str = "up, down, carrier, mtu, numvfs, hwmode, flap, vf, netem, delay, loss, duplicate, corrupt, reorder or rate";
+const LINK_SETTINGS: &str = "up, down, carrier, mtu, storm_control, numvfs, hwmode, flap, vf, netem, delay, loss, duplicate, corrupt, reorder or rate";
 
 impl<S: AsRef<str>> Words<'_, S> {
     /// `set`, and which NIC is meant: with `dev` in front, or without if more follows, as in ip-link(8).
@@ -207,6 +209,7 @@ impl<S: AsRef<str>> Words<'_, S> {
                 "up" | "down"
                     | "carrier"
                     | "mtu"
+                    | "storm_control"
                     | "numvfs"
                     | "sriov_numvfs"
                     | "hwmode"
@@ -266,6 +269,12 @@ impl<S: AsRef<str>> Words<'_, S> {
                     once.say("mtu")?;
                     let mtu = self.next(MTU_VALUES)?;
                     LinkSetting::Mtu(number("mtu", mtu, MTU_VALUES)?)
+                }
+                "storm_control" => {
+                    once.say("storm_control")?;
+                    let rate = self.next(FLOOD_RATES)?;
+                    let rate = number("storm_control", rate, FLOOD_RATES)?;
+                    LinkSetting::StormControl(FloodRate(rate))
                 }
                 "numvfs" => {
                     once.say("numvfs")?;
@@ -514,6 +523,9 @@ impl fmt::Display for Command {
                         f.write_str(" carrier off")
                     }
                     LinkSetting::Mtu(mtu) => write!(f, " mtu {mtu}"),
+                    LinkSetting::StormControl(FloodRate(pps)) => {
+                        write!(f, " storm_control {pps}")
+                    }
                     LinkSetting::NumVfs(n) => write!(f, " numvfs {n}"),
                 })
             }
@@ -549,7 +561,7 @@ mod tests {
     use super::*;
     use crate::driver_filter::{DriverAction, FilterOp};
     use crate::mailbox::VfRequest;
-    use crate::vf::{FloodRate, Mbps, Path, VfLinkState};
+    use crate::vf::{Mbps, Path, VfLinkState};
     use proptest::prelude::*;
     use proptest::sample::select;
     use vf_packet::{MacAddr, Vid, VlanProto};
@@ -740,11 +752,11 @@ mod tests {
             ("link set dev", "dev: the name of a NIC must follow"),
             (
                 "link set a",
-                "link set 'a': up, down, carrier, mtu, numvfs, hwmode, flap, vf, netem, delay,",
+                "link set 'a': up, down, carrier, mtu, storm_control, numvfs, hwmode, flap,",
             ),
             (
                 "link set a sideways",
-                "link set 'sideways': up, down, carrier, mtu, numvfs, hwmode, flap, vf, netem, delay,",
+                "link set 'sideways': up, down, carrier, mtu, storm_control, numvfs, hwmode, flap,",
             ),
             (
                 "vf 0 set",
@@ -842,7 +854,7 @@ mod tests {
             ),
             (
                 "link set sideways\n",
-                "link set 'sideways\\n': up, down, carrier, mtu, numvfs, hwmode, flap, vf, netem, delay,",
+                "link set 'sideways\\n': up, down, carrier, mtu, storm_control, numvfs, hwmode, flap,",
             ),
             (
                 "link set hwmode hub",
@@ -952,6 +964,7 @@ mod tests {
         let link = prop_oneof![
             any::<bool>().prop_map(LinkSetting::Up),
             any::<u32>().prop_map(LinkSetting::Mtu),
+            any::<u32>().prop_map(|pps| LinkSetting::StormControl(FloodRate(pps))),
             any::<u16>().prop_map(LinkSetting::NumVfs),
         ];
         let spread = proptest::option::of(prop_oneof![

@@ -67,7 +67,10 @@ impl HypervisorModel {
             if !hits.is_empty() {
                 self.account.hits.count_again(hits, &flow);
             }
-            if self.account.is_storm(now, vf, head, meta, &verdict) {
+            if self
+                .account
+                .is_storm(now, Source::Vf(vf), head, meta, &verdict)
+            {
                 return self.dropped(vf, DropReason::StormControl);
             }
             let vlan = verdict.insert.map_or(header.vlan(), Vlan::of_tag);
@@ -152,7 +155,11 @@ impl HypervisorModel {
             Ok((header, verdict, unfit))
         });
         match judged {
-            Ok((_, verdict, _)) if self.account.is_storm(now, vf, head, meta, &verdict) => {
+            Ok((_, verdict, _))
+                if self
+                    .account
+                    .is_storm(now, Source::Vf(vf), head, meta, &verdict) =>
+            {
                 self.dropped(vf, DropReason::StormControl)
             }
             Ok((header, verdict, unfit)) => {

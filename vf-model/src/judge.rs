@@ -12,6 +12,7 @@ use crate::policy::Policy;
 use crate::rate::{StormControl, TokenBucket};
 use crate::reach_len::Unfit;
 use crate::rss::Rss;
+use crate::source::Source;
 use crate::stats::{Counters, DropReason, LiveCounters, PublishedPort};
 use crate::time::Nanos;
 use crate::verdict::{Tagging, Verdict};
@@ -26,6 +27,8 @@ pub struct Account {
     pub(crate) policy: Arc<Policy>,
     limiters: Vec<Option<TokenBucket>>,
     storms: Vec<StormControl>,
+    /// The same of what comes from outside.
+    wire_storm: StormControl,
     pub(crate) counters: Shared<[LiveCounters]>,
     pub(crate) pf: Shared<LiveCounters>,
     pub(crate) hits: Shared<HitCounters>,
@@ -36,6 +39,7 @@ impl Account {
         let vfs = policy.vf_count();
         Account {
             storms: vec![StormControl::default(); vfs],
+            wire_storm: StormControl::default(),
             limiters: (0..vfs).map(|vf| limiter(&policy, vf.into())).collect(),
             counters: (0..vfs).map(|_| LiveCounters::default()).collect(),
             pf: Shared::default(),
@@ -77,34 +81,42 @@ impl Account {
         }
     }
 
-    /// Whether a frame that a VF sends is to be dropped since it has had too many flooded of late: broadcasts that reach others
-    /// here, and frames to groups that do, unless one of them alone has listed the group.
+    /// Whether a frame is to be dropped since the VF that sends it, or the wire, has had too many flooded of late: broadcasts that reach
+    /// others here, and frames to groups that do, unless one of them alone has listed the group.
     #[inline]
     pub(crate) fn is_storm(
         &mut self,
         now: Nanos,
-        vf: VfIndex,
+        source: Source,
         head: &[u8],
         meta: &FrameMeta,
         verdict: &Verdict,
     ) -> bool {
         MacAddr::of_frame(head).is_multicast()
-            && self.is_storm_of_groups(now, vf, head, meta, verdict)
+            && self.is_storm_of_groups(now, source, head, meta, verdict)
     }
 
     #[inline(never)]
     fn is_storm_of_groups(
         &mut self,
         now: Nanos,
-        vf: VfIndex,
+        source: Source,
         head: &[u8],
         meta: &FrameMeta,
         verdict: &Verdict,
     ) -> bool {
         let lookup = self.policy.lookup();
-        let Some(pps) = self.policy.vf(vf).storm_control.limit() else {
-            return false;
+        let limit = match source {
+            Source::Vf(vf) => self.policy.vf(vf).storm_control.limit(),
+            Source::Wire => self.policy.storm_control().limit(),
         };
+        // No stack sends TCP to many, whose segments are what a receiver each has to be given: what comes from outside has no sender here
+        // whose limit an administrator could have taken away.
+        let segments = OnWire::of(meta).segments;
+        let is_bomb = source == Source::Wire && StormControl::is_too_much(segments);
+        if limit.is_none() && !is_bomb {
+            return false;
+        }
         let Ok(header) = Header::parse(head) else {
             return false;
         };
@@ -113,16 +125,24 @@ impl Account {
         // A group that one other has listed is that VF's own; one that all have, as that of all nodes, is another way to say broadcast.
         let is_ones = || {
             let mut listed = lookup.listed(header.dst, vlan);
-            listed.remove(vf);
+            if let Source::Vf(vf) = source {
+                listed.remove(vf);
+            }
             listed.only().is_some()
         };
         if here.is_empty() || !header.dst.is_broadcast() && is_ones() {
             return false;
         }
+        let Some(pps) = limit else {
+            return true;
+        };
         // Each receiver that takes no super-frames gets all of its segments; a jumbo frame is as much to copy as some of the usual length.
-        let segments = OnWire::of(meta).segments;
         let segments = segments.max(u64::from(meta.len).div_ceil(USUAL_LEN));
-        !self.storms[vf.index()].allows(now, pps, segments)
+        let storm = match source {
+            Source::Vf(vf) => &mut self.storms[vf.index()],
+            Source::Wire => &mut self.wire_storm,
+        };
+        !storm.allows(now, pps, segments)
     }
 
     /// Counts copies that are too long for those who would have got them, each with whose MTU it exceeds; the port's on the wire

@@ -184,29 +184,13 @@ impl Nic {
             if !hits.is_empty() {
                 self.account.hits.count_again(hits, &flow);
             }
-            if self.is_storm(now, source, head, meta, &verdict) {
+            if self.account.is_storm(now, source, head, meta, &verdict) {
                 return self.dropped(source, DropReason::StormControl);
             }
             self.count(source, MacAddr::of_frame(head), &verdict, meta.len);
             return verdict;
         }
         self.ingress_unknown(now, source, flow, head, meta, known)
-    }
-
-    /// Whether a VF has had too many frames flooded.
-    #[inline]
-    fn is_storm(
-        &mut self,
-        now: Nanos,
-        source: Source,
-        head: &[u8],
-        meta: &FrameMeta,
-        verdict: &Verdict,
-    ) -> bool {
-        match source {
-            Source::Vf(vf) => self.account.is_storm(now, vf, head, meta, verdict),
-            Source::Wire => false,
-        }
     }
 
     fn dropped(&mut self, source: Source, reason: DropReason) -> Verdict {
@@ -246,7 +230,7 @@ impl Nic {
     ) -> Verdict {
         let reason = match Policy::parse(head) {
             Ok(header) => match self.judge(source, &header, flow, head, meta) {
-                Ok((verdict, ..)) if self.is_storm(now, source, head, meta, &verdict) => {
+                Ok((verdict, ..)) if self.account.is_storm(now, source, head, meta, &verdict) => {
                     return self.dropped(source, DropReason::StormControl);
                 }
                 Ok((verdict, unfit, hits)) => {

@@ -34,7 +34,7 @@ use crate::rss_context::RssContexts;
 use crate::source::Source;
 use crate::stats::DropReason;
 use crate::switch_mode::SwitchMode;
-use crate::vf::{MAX_VFS, VfIndex, VfPolicy, VfSet};
+use crate::vf::{FloodRate, MAX_VFS, VfIndex, VfPolicy, VfSet};
 use crate::vf_filter::VfFilters;
 
 pub use saved::{SavedPolicy, SavedVf};
@@ -64,6 +64,8 @@ pub struct Policy {
     netem: Impairments,
     /// The port's MTU, if the administrator has set one.
     mtu: Option<Mtu>,
+    /// How many frames from outside are flooded.
+    storm_control: FloodRate,
     /// The port's rate in bit/s, where that is known: no more is guaranteed to VFs.
     port_rate: Option<u64>,
     silicon: Silicon,
@@ -132,6 +134,7 @@ impl Policy {
             unplugged: false,
             netem: Impairments::default(),
             mtu: None,
+            storm_control: FloodRate(0),
             port_rate: None,
             switch_mode: silicon.default_mode(),
             fdb: Arc::default(),
@@ -322,6 +325,12 @@ impl Policy {
     #[must_use]
     pub fn mtu(&self) -> Mtu {
         self.mtu.unwrap_or(Mtu::MAX)
+    }
+
+    /// How many frames that come from outside are flooded to VFs; as many as come, unless the administrator has set a limit.
+    #[must_use]
+    pub fn storm_control(&self) -> FloodRate {
+        self.storm_control
     }
 
     /// The MTU of what a VF may send: its own, else the port's.

@@ -55,7 +55,7 @@ const STORM: Nanos = Nanos(100_000_000);
 /// and no more than half of the ring that most drivers have: more at once take the buffers for what else comes.
 const AT_ONCE: u64 = 128;
 
-/// Storm control of one VF: how many of its frames are flooded, a token bucket of a tenth of a second or [`AT_ONCE`] frames.
+/// Storm control of one VF, or of the wire: how many of its frames are flooded, a token bucket of a tenth of a second or [`AT_ONCE`] frames.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct StormControl {
     /// When the bucket is full again.
@@ -63,13 +63,18 @@ pub(crate) struct StormControl {
 }
 
 impl StormControl {
+    /// Whether a super-frame is more than ever may pass at once.
+    pub(crate) fn is_too_much(segments: u64) -> bool {
+        segments > AT_ONCE
+    }
+
     /// Whether one more is not too many, at so many frames a second. It may be several at once, the segments of a super-frame; the first decides
     /// for all of them, and what is too much is owed. More than ever may pass at once do not.
     pub(crate) fn allows(&mut self, now: Nanos, pps: u32, segments: u64) -> bool {
         let interval = 1_000_000_000 / u64::from(pps.max(1));
         let full_at = self.full_at.max(now);
         let bucket = STORM.0.min(interval * AT_ONCE).max(interval);
-        let allowed = segments <= AT_ONCE && full_at.0 - now.0 <= bucket - interval;
+        let allowed = !Self::is_too_much(segments) && full_at.0 - now.0 <= bucket - interval;
         if allowed {
             self.full_at = full_at + Nanos(interval.saturating_mul(segments.max(1)));
         }

@@ -72,6 +72,9 @@ impl FloodRate {
     }
 }
 
+/// What a limit of them is said in.
+pub(crate) const FLOOD_RATES: &str = "frames a second, 0 for no limit";
+
 /// The VLAN a VF is in without knowing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 pub struct PortVlan {
@@ -449,9 +452,9 @@ pub static SETTING_KEYS: &[SettingKey] = &[
         name: "storm_control",
         values: "PPS",
         help: "broadcasts, and frames to groups but those that one VF alone has listed, that others get of it in a second; 10000 unless set, 0: no limit",
-        allowed: "frames a second, 0 for no limit",
+        allowed: FLOOD_RATES,
         parse: |word| {
-            let rate = number("storm_control", word, "frames a second, 0 for no limit")?;
+            let rate = number("storm_control", word, FLOOD_RATES)?;
             Ok(VfSetting::StormControl(FloodRate(rate)))
         },
         of: |policy| Some(VfSetting::StormControl(policy.storm_control)),

@@ -201,3 +201,57 @@ fn nobody_who_behaves_meets_the_limit_that_there_is_unless_set() {
     let later = Nanos(2_000_000_000);
     assert_eq!(plane.passes(later, BROADCAST, 1000), 128);
 }
+
+/// What of so many frames to all passes that come from outside, and what the port counts as dropped.
+fn from_outside(plane: &mut Plane, now: Nanos, frames: usize, meta: FrameMeta) -> usize {
+    let before = plane.direct.wire_counters().rx_drops;
+    let mut frame = [BROADCAST, [2, 0, 0, 9, 0, 0]].concat();
+    frame.extend([0x88, 0xb5]);
+    frame.resize(60, 0);
+    let passed = (0..frames).filter(|_| {
+        let verdict = plane.direct.ingress(now, Source::Wire, &frame, &meta);
+        assert_eq!(verdict.drop.is_none(), !verdict.vfs.is_empty());
+        verdict.drop != Some(DropReason::StormControl)
+    });
+    let passed = passed.count();
+    let of = |drops: &vf_model::Drops| drops.get(DropReason::StormControl);
+    let dropped = of(&plane.direct.wire_counters().rx_drops) - of(&before);
+    assert_eq!(dropped, (frames - passed) as u64);
+    passed
+}
+
+#[test]
+fn the_port_has_a_limit_if_it_is_given_one() {
+    let mut plane = Plane::new(&[]);
+    let plain = FrameMeta { len: 60, gso: None };
+    assert_eq!(from_outside(&mut plane, Nanos(0), 1000, plain), 1000);
+    plane.set("link set storm_control 1000");
+    assert_eq!(from_outside(&mut plane, Nanos(0), 300, plain), 100);
+    assert_eq!(from_outside(&mut plane, Nanos(10_000_000), 300, plain), 10);
+    // A VF has one of its own.
+    assert_eq!(plane.passes(Nanos(10_000_000), BROADCAST, 300), 128);
+    plane.set("link set storm_control 0");
+    assert_eq!(from_outside(&mut plane, Nanos(0), 1000, plain), 1000);
+}
+
+/// One of 64 KiB is 2030 frames for each of 255 receivers, and comes from somebody who has no limit.
+#[test]
+fn no_super_frame_of_many_segments_comes_in_for_all() {
+    let mut plane = Plane::new(&[]);
+    let of = |segments: u32| FrameMeta {
+        len: 54 + segments * 32,
+        gso: Some(Gso {
+            header_len: 54,
+            size: 32,
+        }),
+    };
+    assert_eq!(from_outside(&mut plane, Nanos(0), 10, of(128)), 10);
+    assert_eq!(from_outside(&mut plane, Nanos(0), 10, of(129)), 0);
+    // To a station it is TCP's.
+    let mut frame = vec![2, 0, 0, 0, 0, 1, 2, 0, 0, 9, 0, 0, 8, 0];
+    frame.resize(60, 0);
+    let verdict = plane
+        .direct
+        .ingress(Nanos(0), Source::Wire, &frame, &of(2000));
+    assert_eq!((verdict.drop, verdict.vfs.len()), (None, 1));
+}

@@ -198,11 +198,12 @@ fn of_vf(before: &[&str], running: Running<'_>) -> Offer {
 }
 
 fn of_link(before: &[&str], running: Running<'_>) -> Offer {
-    const SETTINGS: [&str; 14] = [
+    const SETTINGS: [&str; 15] = [
         "up",
         "down",
         "carrier",
         "mtu",
+        "storm_control",
         "numvfs",
         "hwmode",
         "flap",

@@ -128,6 +128,7 @@ fn whole_nic(out: &mut String, nic: &ShowNic) -> fmt::Result {
         (false, true) => "down",
         (false, false) => "down (no carrier)",
     };
+    let storm = (link.storm_control > 0).then(|| format!("storm_control {}", link.storm_control));
     let facts = [
         format!("link {state}"),
         crate::units::bit_rate(link.rate_mbps as f64 * 1e6),
@@ -136,6 +137,7 @@ fn whole_nic(out: &mut String, nic: &ShowNic) -> fmt::Result {
         format!("like {}", nic.profile),
         format!("switch {}", nic.hwmode),
     ];
+    let facts = facts.into_iter().chain(storm);
     wrapped(out, 0, &format!("{}:", nic.name), facts)?;
     counters(out, 2, "wire", &link.counters)?;
     if !link.xstats.is_empty() {

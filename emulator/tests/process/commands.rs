@@ -67,7 +67,7 @@ fn wrong_commands_change_nothing() {
         ("--nic a filter del flow-type ether proto 2048", "no such"),
         (
             "--nic a link set sideways",
-            "up, down, carrier, mtu, numvfs, hwmode, flap, vf, netem, delay,",
+            "up, down, carrier, mtu, storm_control, numvfs, hwmode, flap, vf,",
         ),
         ("link set dev c vf 0 trust on", "no NIC 'c'"),
         ("--nic b link set dev a vf 0 trust on", "--nic b and dev a"),

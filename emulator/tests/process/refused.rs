@@ -45,7 +45,7 @@ const MEANT: [(&str, &str); 8] = [
 
 const COMMANDS: &str = "vf VF set VALUE, vf VF set VALUE VALUE, vf VF VALUE, vf VF mac add MAC, vf VF mac add MAC vlan VID, vf VF mac del MAC, \
     vf VF vlan add VID, vf VF vlan del VID, vf VF rss weight 3 1, vf VF rss default, vf VF rss context new equal 2, \
-    vf VF rss context 1 delete, vf VF request REQUEST, vf VF reset, link set up, link set mtu 4000, link set hwmode vepa, \
+    vf VF rss context 1 delete, vf VF request REQUEST, vf VF reset, link set up, link set mtu 4000, link set storm_control 9, link set hwmode vepa, \
     link set carrier off, link set carrier on, link set flap up 3600s down 1s, link set flap none, link set NETEM, link set both NETEM, \
     link set numvfs 0, link set numvfs 2, link set numvfs 2, link set numvfs 2, link set vf VF VALUE, fdb add MAC self, fdb add MAC vlan VID self, fdb del MAC self, \
     bridge link set dev a hwmode veb, bridge fdb add MAC dev b self, filter add flow-type FILTER ACTION, \

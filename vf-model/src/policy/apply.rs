@@ -86,6 +86,7 @@ impl Policy {
                         }
                         LinkSetting::Flapped(on) => self.unplugged = !on,
                         LinkSetting::Mtu(mtu) => self.mtu = Some(Mtu::new(mtu)?),
+                        LinkSetting::StormControl(rate) => self.storm_control = rate,
                         LinkSetting::NumVfs(n) => self.set_num_vfs(n)?,
                     }
                 }

@@ -26,6 +26,8 @@ pub struct SavedPolicy {
     pub port_up: bool,
     /// The port's MTU.
     pub mtu: Option<Mtu>,
+    /// How many frames from outside are flooded, if there is a limit.
+    pub storm_control: Option<u32>,
     /// What becomes of frames that pass its port.
     pub netem: Impairments,
     /// Whether its cable is out. Where in its time a flapping link is, is not kept.
@@ -79,6 +81,7 @@ impl Policy {
             flap,
             netem,
             mtu,
+            storm_control,
             silicon,
             switch_mode,
             fdb,
@@ -95,6 +98,7 @@ impl Policy {
             num_vfs: Some(*num_vfs).filter(|n| *n != entries.len()),
             port_up: *port_up,
             mtu: *mtu,
+            storm_control: storm_control.limit(),
             netem: netem.clone(),
             cable_out: *unplugged && flap.is_none(),
             flap: *flap,

@@ -149,6 +149,7 @@ pub struct NicSection {
     #[serde(default = "default_queue_pairs")]
     pub(super) queue_pairs: u16,
     pub(super) mtu: Option<u32>,
+    storm_control: Option<u32>,
     #[serde(default)]
     link: PortLink,
     #[serde(default)]
@@ -300,7 +301,9 @@ pub(super) fn check(
     let fdb = fdb.map(|entry| ("fdb", format!("fdb add {entry} self")));
     let flap = section.flap.iter();
     let flap = flap.map(|flap| ("flap", format!("link set flap {flap}")));
-    let of_nic = numvfs.chain(hwmode).chain(flap).chain(fdb);
+    let storm = section.storm_control.iter();
+    let storm = storm.map(|pps| ("storm_control", format!("link set storm_control {pps}")));
+    let of_nic = numvfs.chain(storm).chain(hwmode).chain(flap).chain(fdb);
     let of_nic = of_nic.map(|(key, words)| (None, key, words));
     let of_vfs = section.vf.iter().flat_map(|vf| {
         let commands = vf.commands();

@@ -60,6 +60,8 @@ struct SavedNic<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     mtu: Option<u16>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    storm_control: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     loopback_rate: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     dma_latency: Option<String>,
@@ -181,6 +183,7 @@ impl NicSettings {
             num_vfs,
             port_up,
             mtu,
+            storm_control,
             netem,
             cable_out,
             flap,
@@ -201,6 +204,7 @@ impl NicSettings {
             profile: profile.to_string(),
             offloads: *offloads,
             mtu: mtu.map(|mtu| mtu.get()),
+            storm_control,
             loopback_rate: rate_bps.map(|rate| rate.to_string()),
             dma_latency: latency.map(|latency| Duration(latency).to_string()),
             numvfs: num_vfs,
@@ -446,7 +450,8 @@ mod tests {
         // Where in its time a flapping link is, is nothing that anybody has said.
         let cable_out = policy.is_cable_out() && policy.flap().is_none();
         let passes = (policy.netem(), policy.flap(), cable_out);
-        let port = (policy.port_up(), policy.mtu(), policy.switch_mode(), passes);
+        let of_port = (policy.mtu(), policy.storm_control());
+        let port = (policy.port_up(), of_port, policy.switch_mode(), passes);
         let stations = policy.stations_behind_pf();
         format!(
             "{port:?} {} {stations:?} {filters:?} {vfs:?}",
@@ -597,7 +602,7 @@ mod tests {
                 .prop_map(|(vf, words)| format!("vf {vf} rss context {words}")),
             1 => (vf(), select(&["reset", "request promisc on", "request vlan add 5", "request mac 02:00:00:00:00:55"][..]))
                 .prop_map(|(vf, words)| format!("vf {vf} {words}")),
-            1 => select(&["up", "down", "mtu 9000", "mtu 20", "hwmode vepa", "hwmode veb", "hwmode floating", "hwmode none", "numvfs 0", "numvfs 2", "numvfs 3"][..])
+            1 => select(&["up", "down", "mtu 9000", "mtu 20", "storm_control 7", "storm_control 0", "hwmode vepa", "hwmode veb", "hwmode floating", "hwmode none", "numvfs 0", "numvfs 2", "numvfs 3"][..])
                 .prop_map(|words| format!("link set {words}")),
             1 => (select(&["link set", "vf 0 set", "vf 1-2 set"][..]), select(&["", " ingress", " both", " netem egress"][..]), netem())
                 .prop_map(|(what, way, words)| format!("{what}{way} {words}")),

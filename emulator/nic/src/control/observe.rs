@@ -223,6 +223,7 @@ fn nic(host: &NicInstance, at: Nanos, seconds: f64, before: &mut Busy) -> ShowNi
             carrier: policy.carrier(),
             rate_mbps: statistics.port_rate() / 1_000_000,
             mtu: policy.mtu().get(),
+            storm_control: policy.storm_control().0,
             tx_utilisation: share(now.link, before.link),
             tx_busy_ns: now.link,
             counters: counters(&statistics.wire()),

@@ -139,6 +139,9 @@ pub struct ShowLink {
     /// Most bytes behind the header and tags of a frame that passes it.
     #[serde(default)]
     pub mtu: u16,
+    /// How many frames a second that come in are flooded at most (broadcasts, groups); 0 is no limit.
+    #[serde(default)]
+    pub storm_control: u32,
     /// Share of the interval in which a frame was being sent, preamble and gap included. More than 1 is an error of measurement.
     pub tx_utilisation: f64,
     /// Nanoseconds spent sending, in all.
