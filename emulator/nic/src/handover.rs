@@ -28,7 +28,7 @@ use vf_vhost::endpoint::SavedEndpoint;
 use crate::config::{Config, ConfigError};
 use crate::control::{Connection, CtlError, Request, Response};
 use crate::plane::{SavedFrame, SavedStatistics};
-use crate::uplink::Position;
+use crate::uplink::{Position, ReadAhead, UplinkSpec};
 
 /// The format of what is handed over. Another number when a process that does not know a part of it would do something wrong without.
 pub const FORMAT: u32 = 4;
@@ -125,6 +125,8 @@ pub struct Taken {
     pub config: Config,
     pub(crate) frames: Vec<u8>,
     descriptors: std::vec::IntoIter<OwnedFd>,
+    /// What has been read before anybody stood still.
+    _ahead: Vec<ReadAhead>,
     from: BufReader<UnixStream>,
 }
 
@@ -141,6 +143,7 @@ impl Taken {
             CtlError::Version { .. } | CtlError::Protocol { .. } => TakeOverError::OtherVersion,
             other => other.into(),
         })?;
+        let ahead = read_ahead(&mut connection, ctl)?;
         let request = Request::HandOver { format: FORMAT };
         match connection.ask_with(&request, &[theirs.as_fd()])? {
             Response::Done(_) => {}
@@ -159,6 +162,7 @@ impl Taken {
             document,
             frames,
             descriptors: descriptors.into_iter(),
+            _ahead: ahead,
             from: BufReader::new(ours),
         })
     }
@@ -197,6 +201,18 @@ impl Taken {
         // Whoever does not hear it hears nothing else either.
         let _ = writeln!(self.from.get_ref(), "{why}");
     }
+}
+
+/// Reads the files that NICs play. Guests would stand still for as long as that takes, once the other process has been asked.
+fn read_ahead(connection: &mut Connection, ctl: &Path) -> Result<Vec<ReadAhead>, CtlError> {
+    let Response::Save(text) = connection.ask(&Request::Save)? else {
+        return Ok(Vec::new()); // it says why when it is asked for everything
+    };
+    let Ok(config) = Config::of_text(&text, ctl) else {
+        return Ok(Vec::new()); // as does what it hands over
+    };
+    let uplinks = config.nics.iter().filter_map(|nic| nic.uplink.as_ref());
+    Ok(uplinks.filter_map(UplinkSpec::read_ahead).collect())
 }
 
 /// The clock that all processes of this machine share.
@@ -310,6 +326,8 @@ fn receive(mut from: &UnixStream) -> io::Result<Parts> {
 
 #[cfg(test)]
 mod tests {
+    use vf_vhost::closer::Closer;
+
     use super::*;
 
     #[test]
@@ -340,6 +358,76 @@ mod tests {
             rustix::io::read(read, &mut byte).unwrap();
             assert_eq!(byte, [n as u8]);
         }
+    }
+
+    /// A capture of 100 MB had guests stand still for half a second, and a longer one had the upgrade refused.
+    #[test]
+    fn what_is_played_is_read_before_anybody_stands_still() {
+        let dir = tempfile::tempdir().unwrap();
+        let (ctl, file) = (dir.path().join("ctl.sock"), dir.path().join("x.pcap"));
+        let pcap = std::fs::File::create(&file).unwrap();
+        pcap_file::pcap::PcapWriter::new(pcap).unwrap();
+        let found = file.metadata().unwrap();
+        let config = format!("[[nic]]\nname='a'\nuplink='pcap {}'\n", file.display());
+        let listener = std::os::unix::net::UnixListener::bind(&ctl).unwrap();
+        let other = std::thread::spawn(move || {
+            let (stream, _) = listener.accept().unwrap();
+            let mut lines = BufReader::new(stream.try_clone().unwrap());
+            let mut answer = |response: Response| {
+                let mut line = String::new();
+                lines.read_line(&mut line).unwrap();
+                let answer = serde_json::to_string(&response).unwrap();
+                (&stream)
+                    .write_all(format!("{answer}\n").as_bytes())
+                    .unwrap();
+            };
+            let program = "vfnic".to_owned();
+            answer(Response::Hello {
+                protocol: crate::control::PROTOCOL,
+                program,
+            });
+            answer(Response::Save(config.clone()));
+            let mut line = String::new();
+            let (mut bytes, mut fds) = (vec![0; 4096], Vec::new());
+            while !line.ends_with('\n') {
+                // It does not wait.
+                if let Ok(got) = Closer::receive(&stream, &mut bytes, &mut fds) {
+                    line.push_str(std::str::from_utf8(&bytes[..got]).unwrap());
+                }
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            // Whoever reads it from here on finds no capture, in a file that looks as it did.
+            std::fs::write(&file, vec![0; found.len() as usize]).unwrap();
+            let now = std::fs::File::options().write(true).open(&file).unwrap();
+            now.set_modified(found.modified().unwrap()).unwrap();
+            let answer = serde_json::to_string(&Response::Done(Vec::new())).unwrap();
+            (&stream)
+                .write_all(format!("{answer}\n").as_bytes())
+                .unwrap();
+            let to = UnixStream::from(fds.pop().unwrap());
+            let document = Document {
+                config,
+                state: None,
+                nics: Vec::new(),
+                still_since: Duration::ZERO,
+            };
+            send(&to, &document, &[], &[])
+        });
+        let mut taken = Taken::ask(&ctl).unwrap();
+        let nic = &taken.config.nics[0];
+        let position = Position {
+            next: 0,
+            comes_in: vf_model::Nanos(0),
+        };
+        let uplink = nic.uplink.as_ref().unwrap().go_on(
+            || Err(io::ErrorKind::NotFound.into()),
+            Some(position),
+            vf_model::LinkConfig::default(),
+            vf_model::Nanos(0),
+        );
+        assert!(uplink.is_ok());
+        taken.refuse("that is all");
+        assert_eq!(other.join().unwrap(), Err("that is all".to_owned()));
     }
 
     #[test]

@@ -206,6 +206,17 @@ impl Clients {
         }
     }
 
+    /// The same at once, as far as clients take it: nobody serves them any more.
+    pub fn keep_and_leave(&mut self, kept: Progress) {
+        self.kept = kept;
+        for client in self.clients.values_mut() {
+            if client.waiting.is_some() && matches!(client.say_kept(&self.kept), Ok(true)) {
+                // Who does not read his answer does not get it.
+                let _ = client.write_out();
+            }
+        }
+    }
+
     /// When to [`Clients::retry`].
     pub fn next_timer(&self) -> Option<Instant> {
         self.retry_at
@@ -321,6 +332,35 @@ impl Client {
         Ok(())
     }
 
+    /// Answers what has waited for a change to be written down, if that has been tried; whether nothing waits for that.
+    fn say_kept(&mut self, kept: &Progress) -> io::Result<bool> {
+        let Some((change, response)) = self.waiting.take() else {
+            return Ok(true);
+        };
+        if change > kept.tried {
+            self.waiting = Some((change, response));
+            return Ok(false);
+        }
+        let response = match kept.misses(change) {
+            Some(why) => response.not_kept(why),
+            None => response,
+        };
+        self.say(&response)?;
+        Ok(true)
+    }
+
+    /// Writes what it has been answered, as far as it takes that now.
+    fn write_out(&mut self) -> io::Result<()> {
+        while !self.output.is_empty() {
+            match self.stream.write(&self.output) {
+                Ok(n) => drop(self.output.drain(..n)),
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(())
+    }
+
     /// Reads no further while an answer waits to be read: a client that does not read costs one answer, not all of them.
     fn serve(
         &mut self,
@@ -331,24 +371,12 @@ impl Client {
         let mut chunk = [0; 16 << 10];
         let started = Instant::now();
         loop {
-            if let Some((change, response)) = self.waiting.take() {
-                if change > kept.tried {
-                    self.waiting = Some((change, response));
-                    return Ok(Left::Nothing);
-                }
-                let response = match kept.misses(change) {
-                    Some(why) => response.not_kept(why),
-                    None => response,
-                };
-                self.say(&response)?;
+            if !self.say_kept(kept)? {
+                return Ok(Left::Nothing);
             }
-            while !self.output.is_empty() {
-                match self.stream.write(&self.output) {
-                    Ok(n) => drop(self.output.drain(..n)),
-                    Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(Left::Nothing),
-                    Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                    Err(e) => return Err(e),
-                }
+            match self.write_out() {
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(Left::Nothing),
+                written => written?,
             }
             if self.takeover.is_some() {
                 return Ok(Left::TakenOver);
@@ -411,5 +439,56 @@ impl Client {
                 Err(errno) => return Err(errno.into()),
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{BufRead, BufReader};
+
+    use super::*;
+
+    /// A command beside an upgrade holds in the process that goes on: whoever gave it heard that the connection was closed.
+    #[test]
+    fn answers_that_wait_for_the_disk_go_before_nobody_serves_their_clients() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("ctl.sock");
+        let mut poll = mio::Poll::new().unwrap();
+        let listener = Listener::bind(&path).unwrap();
+        let registry = poll.registry().try_clone().unwrap();
+        let bounds = Bounds::ADMINISTRATORS;
+        let mut clients = Clients::new(listener, &registry, 0..9, bounds).unwrap();
+        let connect = |request: &[u8]| {
+            let mut stream = std::os::unix::net::UnixStream::connect(&path).unwrap();
+            stream.write_all(request).unwrap();
+            stream
+        };
+        let [first, second] = [(); 2].map(|()| connect(b"\"show\"\n"));
+        let mut events = mio::Events::with_capacity(8);
+        // Each waits for a change of its own to be on the disk.
+        let mut asked = 0;
+        while asked < 2 {
+            poll.poll(&mut events, None).unwrap();
+            for event in &events {
+                clients.serve(event.token(), &registry, |_, _| {
+                    asked += 1;
+                    Answer {
+                        change: asked,
+                        ..Response::Done(vec![asked.to_string()]).into()
+                    }
+                });
+            }
+        }
+        let kept = crate::kept::Kept::new(dir.path().join("state.toml"));
+        kept.note(1, Ok(()));
+        clients.keep_and_leave(kept.progress());
+        drop(clients);
+        let mut lines = [first, second].map(|stream| {
+            let mut line = String::new();
+            BufReader::new(stream).read_line(&mut line).unwrap();
+            line
+        });
+        lines.sort();
+        assert_eq!(lines, ["", "{\"done\":[\"1\"]}\n"]);
     }
 }

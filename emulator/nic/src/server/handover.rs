@@ -130,6 +130,10 @@ impl Server {
         // Nobody hears of them later.
         self.hear_of_broken_rings();
         self.wait_for_state()?;
+        if let Some(state) = &self.state {
+            // What they have asked for holds in the other process.
+            self.clients.keep_and_leave(state.kept().progress());
+        }
         let policies = self.hosts.iter().map(|host| host.policy().saved());
         let policies: Vec<_> = policies.collect();
         let config = self.dispatcher.config().saved(&policies)?;

@@ -36,7 +36,8 @@ pub(crate) use far_end::{BackEndLink, HostLink, Presence};
 pub use far_end::{FarEnd, LinkWatch};
 pub(crate) use netem::Netem;
 pub(crate) use plain::{finish, segments};
-pub use spec::{UplinkError, UplinkSpec};
+use replay::Recording;
+pub use spec::{ReadAhead, UplinkError, UplinkSpec};
 pub(crate) use tap::open_queues;
 pub use wire::WireEnd;
 pub(crate) use wire::has_room;
@@ -70,7 +71,12 @@ enum HandOver {
     /// The descriptor is all.
     Descriptor(fn(&str, OwnedFd, LinkConfig, Nanos) -> Opened),
     /// How far it has come, beside the words.
-    Position(fn(&str, Position, LinkConfig, Nanos) -> Opened),
+    Position {
+        /// Reads what it plays, for whoever holds it to be there when it is opened.
+        ahead: fn(&str) -> Option<Arc<Recording>>,
+        /// Goes on from there.
+        go_on: fn(&str, Position, LinkConfig, Nanos) -> Opened,
+    },
 }
 
 /// How far an uplink has come with what it plays.

@@ -1,9 +1,12 @@
 //! A capture played into the port, each frame as long after the first as it was seen then: of interfaces that tell directions those that came in. What is
-//! sent goes nowhere, at the rate of the link. The file is read when the uplink is opened, and whole.
+//! sent goes nowhere, at the rate of the link. The file is read when the uplink is opened, and whole; once while somebody holds what was read,
+//! as whoever goes on where another process is does, whose guests stand still meanwhile.
 
 use std::fmt;
-use std::path::Path;
-use std::sync::Arc;
+use std::fs::Metadata;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::SystemTime;
 
 use vf_model::duration::Duration;
 use vf_model::{Counter, Link, LinkConfig, Nanos};
@@ -27,13 +30,16 @@ pub(super) const KIND: Kind = Kind {
     operand: "FILE [delay TIME] [repeat]",
     of_this_machine: false,
     is_host_device: false,
-    check: |words| read_in(Settings::parse(words)?.file).map(drop),
+    check: |words| Recording::of(Settings::parse(words)?.file).map(drop),
     open: |words, config, slack| Ok(Box::new(open(words, config, slack)?)),
-    hand_over: HandOver::Position(|words, position, config, slack| {
-        let mut replay = open(words, config, slack)?;
-        replay.go_on(position);
-        Ok(Box::new(replay))
-    }),
+    hand_over: HandOver::Position {
+        ahead: |words| Recording::of(Settings::parse(words).ok()?.file).ok(),
+        go_on: |words, position, config, slack| {
+            let mut replay = open(words, config, slack)?;
+            replay.go_on(position);
+            Ok(Box::new(replay))
+        },
+    },
 };
 
 fn open(words: &str, config: LinkConfig, slack: Nanos) -> Result<Replay, OpenError> {
@@ -83,28 +89,71 @@ impl Settings<'_> {
     }
 }
 
-/// What came in by the interfaces of a capture: a frame that was sent there did not come from outside, and one that was dropped went no further. And
-/// how many of those there are.
-fn read_in(file: &str) -> Result<(usize, Vec<Captured>), String> {
-    let all = read(Path::new(file)).map_err(|why| match file.contains(' ') {
-        true => format!("{why} (behind FILE it is {OPTIONS})"),
-        false => why,
-    })?;
-    let total = all.len();
-    let came: Vec<_> = all.into_iter().filter(|frame| frame.came_in).collect();
-    match came.is_empty() && total > 0 {
-        true => Err(format!(
-            "{file}: its interfaces have sent or dropped all of its frames: to play them all the same, 'editcap -F pcap {file} NEW.pcap' forgets that"
-        )),
-        false => Ok((total - came.len(), came)),
+/// What came in by the interfaces of a capture: a frame that was sent there did not come from outside, and one that was dropped went no further.
+#[derive(Debug)]
+pub(crate) struct Recording {
+    /// How many of those there are.
+    others: usize,
+    came: Vec<Captured>,
+}
+
+/// The state of a file, by which one that has been written anew is known.
+#[derive(Debug, PartialEq, Eq)]
+struct Stamp {
+    path: PathBuf,
+    len: u64,
+    modified: Option<SystemTime>,
+}
+
+/// What has been read and is held by somebody.
+static HELD: Mutex<Vec<(Stamp, Weak<Recording>)>> = Mutex::new(Vec::new());
+
+impl Recording {
+    /// What is in a file; read again only if nobody holds it as the file is now.
+    fn of(file: &str) -> Result<Arc<Recording>, String> {
+        let path = Path::new(file);
+        let stamp = |found: Metadata| Stamp {
+            path: path.to_owned(),
+            len: found.len(),
+            modified: found.modified().ok(),
+        };
+        let stamp = path.metadata().ok().filter(Metadata::is_file).map(stamp);
+        let mut held = HELD.lock().unwrap_or_else(PoisonError::into_inner);
+        held.retain(|(_, recording)| recording.strong_count() > 0);
+        let known = held.iter().find(|(of, _)| Some(of) == stamp.as_ref());
+        if let Some(known) = known.and_then(|(_, recording)| recording.upgrade()) {
+            return Ok(known);
+        }
+        let recording = Arc::new(Recording::read(file)?);
+        held.extend(stamp.map(|stamp| (stamp, Arc::downgrade(&recording))));
+        Ok(recording)
+    }
+
+    fn read(file: &str) -> Result<Recording, String> {
+        let all = read(Path::new(file)).map_err(|why| match file.contains(' ') {
+            true => format!("{why} (behind FILE it is {OPTIONS})"),
+            false => why,
+        })?;
+        let total = all.len();
+        let came: Vec<_> = all.into_iter().filter(|frame| frame.came_in).collect();
+        match came.is_empty() && total > 0 {
+            true => Err(format!(
+                "{file}: its interfaces have sent or dropped all of its frames: to play them all the same, 'editcap -F pcap {file} NEW.pcap' forgets that"
+            )),
+            false => Ok(Recording {
+                others: total - came.len(),
+                came,
+            }),
+        }
     }
 }
 
 /// A capture that is played.
 struct Replay {
     words: String,
-    /// Each frame and when it comes, counted from the beginning.
-    frames: Vec<(Nanos, Vec<u8>)>,
+    recording: Arc<Recording>,
+    /// When each of its frames comes, counted from the beginning, and which it is.
+    frames: Vec<(Nanos, usize)>,
     /// The next one.
     next: usize,
     delay: Nanos,
@@ -126,27 +175,26 @@ impl Replay {
             delay,
             repeat,
         } = Settings::parse(words)?;
-        let (others, captured) = read_in(file)?;
-        if others > 0 {
+        let recording = Recording::of(file)?;
+        let Recording { others, came } = &*recording;
+        if *others > 0 {
             tracing::info!(
                 "pcap {file}: {others} frames were sent or dropped by its interfaces, and do not come"
             );
         }
-        let first = captured.iter().map(|frame| frame.at).min().unwrap_or(0);
-        let mut frames = Vec::with_capacity(captured.len());
-        for (n, mut frame) in captured.into_iter().enumerate() {
+        let first = came.iter().map(|frame| frame.at).min().unwrap_or(0);
+        let mut frames = Vec::with_capacity(came.len());
+        for (n, frame) in came.iter().enumerate() {
             if u64::from(frame.len) > u64::from(MAX_FRAME) {
                 return Err(format!("its frame {} has {} bytes", n + 1, frame.len));
             }
-            // What the capture has cut off is zeros.
-            let len = frame.bytes.len().max(frame.len as usize);
-            frame.bytes.resize(len, 0);
-            frames.push((Nanos(frame.at - first), frame.bytes));
+            frames.push((Nanos(frame.at - first), n));
         }
         // Those of several interfaces may be out of order.
         frames.sort_by_key(|(at, _)| *at);
         Ok(Replay {
             words: words.to_owned(),
+            recording,
             frames,
             next: 0,
             delay,
@@ -215,13 +263,17 @@ impl Uplink for Replay {
     fn rx_burst(&mut self, now: Nanos, limit: usize, pool: &Pool, arrivals: &mut Arrivals) {
         for _ in 0..limit {
             let due = self.begin(now);
-            let Some((_, bytes)) = self.frames.get(self.next).filter(|_| due <= now) else {
+            let next = self.frames.get(self.next).filter(|_| due <= now);
+            let Some(seen) = next.and_then(|(_, n)| self.recording.came.get(*n)) else {
                 return;
             };
-            let mut frame = pool.take(bytes.len());
+            // What the capture has cut off is zeros.
+            let len = seen.bytes.len().max(seen.len as usize);
+            let mut frame = pool.take(len);
             frame.offload = Default::default();
             frame.data.clear();
-            frame.data.extend_from_slice(bytes);
+            frame.data.extend_from_slice(&seen.bytes);
+            frame.data.resize(len, 0);
             arrivals.frames.push(frame);
             self.step(due);
             if self.next == self.frames.len() {
@@ -272,6 +324,39 @@ mod tests {
     use pcap_file::pcap::{PcapPacket, PcapWriter};
 
     use super::*;
+
+    #[test]
+    fn a_file_is_read_once_while_somebody_holds_what_is_in_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.pcap");
+        let write = |frames: u8, at: u64| {
+            let file = File::create(&path).unwrap();
+            let mut writer = PcapWriter::new(file.try_clone().unwrap()).unwrap();
+            for n in 0..frames {
+                let time = std::time::Duration::from_micros(5);
+                let bytes = [n; 60];
+                let packet = PcapPacket::new(time, 60, &bytes);
+                writer.write_packet(&packet).unwrap();
+            }
+            let at = SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(at);
+            file.set_modified(at).unwrap();
+        };
+        let name = path.display().to_string();
+        write(3, 1);
+        let first = Recording::of(&name).unwrap();
+        assert!(Arc::ptr_eq(&first, &Recording::of(&name).unwrap()));
+        // Another file of that name, as long or not.
+        write(3, 2);
+        let second = Recording::of(&name).unwrap();
+        assert!(!Arc::ptr_eq(&first, &second));
+        write(2, 2);
+        let third = Recording::of(&name).unwrap();
+        assert_eq!((second.came.len(), third.came.len()), (3, 2));
+        // Nothing is kept that nobody holds.
+        let weak = Arc::downgrade(&third);
+        drop((first, second, third));
+        assert!(weak.upgrade().is_none());
+    }
 
     #[test]
     fn each_frame_comes_as_long_after_the_first_as_it_was_seen_then() {
@@ -343,7 +428,7 @@ mod tests {
         // What is said twice is of the file's name.
         let twice = Settings::parse("x repeat repeat").unwrap();
         assert_eq!((twice.file, twice.repeat), ("x repeat", true));
-        let why = read_in("/nowhere/x.pcap speed 2").unwrap_err();
+        let why = Recording::of("/nowhere/x.pcap speed 2").unwrap_err();
         assert!(
             why.contains("behind FILE it is 'delay TIME' and 'repeat'"),
             "{why}"

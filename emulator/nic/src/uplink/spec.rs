@@ -3,13 +3,14 @@
 use std::fmt;
 use std::os::fd::OwnedFd;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use serde::Deserialize;
 use vf_model::{LinkConfig, Nanos};
 
 use super::{
-    HandOver, Kind, OpenError, Opened, Position, macvtap, packet, passt, replay, tap, vhost_user,
-    vxlan, wire,
+    HandOver, Kind, OpenError, Opened, Position, Recording, macvtap, packet, passt, replay, tap,
+    vhost_user, vxlan, wire,
 };
 
 /// The kinds of uplink that can be opened by name.
@@ -31,6 +32,10 @@ pub struct UplinkSpec {
     kind: &'static Kind,
     operand: String,
 }
+
+/// What an uplink is to play that will be opened, and needs not be read then while this is there.
+#[derive(Debug)]
+pub struct ReadAhead(#[expect(dead_code, reason = "it is held")] Arc<Recording>);
 
 /// Words that name no uplink.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -91,6 +96,15 @@ impl UplinkSpec {
         (self.kind.open)(&self.operand, config, slack)
     }
 
+    /// Reads what it plays, if it plays something.
+    #[must_use]
+    pub fn read_ahead(&self) -> Option<ReadAhead> {
+        match self.kind.hand_over {
+            HandOver::Position { ahead, .. } => ahead(&self.operand).map(ReadAhead),
+            HandOver::Refused | HandOver::Anew | HandOver::Descriptor(_) => None,
+        }
+    }
+
     /// Whether another process can go on with it.
     #[must_use]
     pub fn can_be_handed_over(&self) -> bool {
@@ -118,7 +132,7 @@ impl UplinkSpec {
                 })?;
                 adopt(&self.operand, fd, config, slack)
             }
-            (HandOver::Position(go_on), Some(position)) => {
+            (HandOver::Position { go_on, .. }, Some(position)) => {
                 go_on(&self.operand, position, config, slack)
             }
             _ => self.open(config, slack),
