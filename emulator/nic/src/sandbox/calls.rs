@@ -23,7 +23,6 @@ const COMMON: &[i64] = &[
     libc::SYS_close,
     libc::SYS_exit,
     libc::SYS_exit_group,
-    libc::SYS_fcntl,
     libc::SYS_futex,
     libc::SYS_getcpu,
     libc::SYS_getpid,
@@ -144,6 +143,18 @@ const MANAGE: &[i64] = &[
     libc::SYS_unlink,
 ];
 
+/// What is asked of a descriptor, or changed; without `F_SETOWN` and `F_SETSIG`, by which the kernel sends any signal to any process of this
+/// user when something arrives.
+const OF_DESCRIPTORS: &[i32] = &[
+    libc::F_ADD_SEALS,
+    libc::F_DUPFD_CLOEXEC,
+    libc::F_GETFD,
+    libc::F_GETFL,
+    libc::F_GET_SEALS,
+    libc::F_SETFD,
+    libc::F_SETFL,
+];
+
 /// Flags of clone(2) that have to do with new namespaces.
 const NAMESPACES: u64 = (libc::CLONE_NEWCGROUP
     | libc::CLONE_NEWIPC
@@ -200,6 +211,9 @@ fn rules(role: Role<'_>) -> Result<Rules, seccompiler::Error> {
     let not_executable = masked(2, libc::PROT_EXEC as u64, 0)?;
     rules.insert(libc::SYS_mmap, vec![not_executable.clone()]);
     rules.insert(libc::SYS_mprotect, vec![not_executable]);
+    let of_descriptors = OF_DESCRIPTORS.iter();
+    let of_descriptors = of_descriptors.map(|command| is(1, u64::from(command.unsigned_abs())));
+    rules.insert(libc::SYS_fcntl, of_descriptors.collect::<Result<_, _>>()?);
     // A thread raises a signal for itself, and the watchdog one for another.
     let own = is(0, u64::from(std::process::id()))?;
     rules.insert(libc::SYS_tgkill, vec![own]);

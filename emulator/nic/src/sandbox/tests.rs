@@ -69,6 +69,10 @@ const FORBIDDEN: &[(&str, Attempt)] = &[
     ("send signals to others", |_| {
         Ok(rustix::process::kill_process(Pid::INIT, Signal::WINCH)?)
     }),
+    // Nor have it send signals to other processes, which is one of those things.
+    ("ask of a descriptor what nobody here needs", |_| {
+        Ok(rustix::pipe::fcntl_getpipe_size(io::stdout()).map(drop)?)
+    }),
     ("be traced, or trace", |_| {
         nix_error(nix::sys::ptrace::traceme())
     }),
