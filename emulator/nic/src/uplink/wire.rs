@@ -176,11 +176,12 @@ impl WireEnd {
         self.out_shared.full.store(true, Ordering::Relaxed);
         // Pairs with the fence in `rx_burst`: either this end sees what was taken, or the other end sees that it waits.
         fence(Ordering::SeqCst);
+        self.fill();
         self.free_slots()
     }
 
-    /// Puts what could not wait on the wire, as much as it holds; whether that was anything.
-    fn fill(&mut self) -> bool {
+    /// Puts what could not wait on the wire, as much as it holds, and tells of it.
+    fn fill(&mut self) {
         let mut put = false;
         while let Some(flight) = self.forced.pop_front() {
             if let Err(rtrb::PushError::Full(flight)) = self.out.push(flight) {
@@ -189,7 +190,9 @@ impl WireEnd {
             }
             put = true;
         }
-        put
+        if put {
+            self.tell();
+        }
     }
 
     fn tell(&self) {
@@ -268,8 +271,9 @@ impl Uplink for WireEnd {
     }
 
     fn next(&mut self) -> Option<Nanos> {
-        if !self.forced.is_empty() && self.fill() {
-            self.tell();
+        if !self.forced.is_empty() {
+            // Nobody may wait for room who would ask for it.
+            self.room();
         }
         self.inward.peek().ok().map(|flight| flight.arrival)
     }

@@ -213,6 +213,37 @@ fn a_full_fibre_takes_a_frame_again_when_the_receiver_has_taken_one() {
     assert_eq!(numbers[&MAC_BASE], (1..=full).collect::<Vec<_>>());
 }
 
+/// What could not wait is put on a full wire when the other end has taken something, though nothing else waits that would ask for room.
+#[test]
+fn what_was_forced_onto_a_full_wire_is_come_back_for() {
+    let (mut near, mut far) = WireEnd::pair(LinkConfig::default(), ENDLESS);
+    let bell = |poll: &mio::Poll| {
+        let bell = Doorbell::new(mio::Waker::new(poll.registry(), mio::Token(0)).unwrap());
+        bell.going_to_sleep();
+        bell
+    };
+    let rung = |poll: &mut mio::Poll| {
+        let mut events = mio::Events::with_capacity(1);
+        let at_once = Some(std::time::Duration::ZERO);
+        poll.poll(&mut events, at_once).unwrap();
+        !events.is_empty()
+    };
+    let (mut of_near, mut of_far) = (mio::Poll::new().unwrap(), mio::Poll::new().unwrap());
+    for n in 0..5000 {
+        send(&mut near, Nanos(0), private(frame(BEYOND, MAC_BASE, n, 60)));
+    }
+    far.set_peer(bell(&of_near));
+    near.set_peer(bell(&of_far));
+    near.next();
+    assert!(!rung(&mut of_far), "there was no room");
+    let mut some = Arrivals::default();
+    far.rx_burst(LATE, 1000, &Pool::new(1), &mut some);
+    assert!(rung(&mut of_near));
+    near.next();
+    assert!(rung(&mut of_far));
+    assert_eq!(some.frames.len() + receive(&mut far, LATE).len(), 5000);
+}
+
 /// All that may be on the way from one end: the bound of the wire and what cannot wait for it.
 const MOST_ON_THE_WAY: usize = (8 + 24) << 20;
 
