@@ -127,6 +127,11 @@ proptest! {
             let said = host.policy.why(source, &frame, &meta).verdict;
             let differ = both.difference(source, &frame, &meta, Some(&said));
             prop_assert_eq!(differ, None);
+            // No super-frame of many segments comes in for a group, nor is any promised.
+            let segments = vf_model::OnWire::of(&meta).segments;
+            if source == Source::Wire && segments > 128 && vf_model::MacAddr::of_frame(&frame).is_multicast() {
+                continue;
+            }
             // As it was sent elsewhere, it may have had a tag less.
             let grown = if source == Source::Wire { 4 } else { 0 };
             let (vfs, wire) = if meta.longest() > MAX_FRAME + grown {

@@ -318,8 +318,10 @@ impl Host {
         };
         let (to, verdict) = crossing;
         let why = self.policy.why(source, bytes, &meta);
+        // The answer does not look at storm control, by which no long super-frame comes in for a group.
+        let calm = verdict.drop != Some(DropReason::StormControl);
         // What the bridge on the PF has learned is no part of the policy.
-        if (0..VFS).all(|vf| !self.policy.vf(VfIndex(vf)).bridge) {
+        if calm && (0..VFS).all(|vf| !self.policy.vf(VfIndex(vf)).bridge) {
             // Nor is what the NIC of path `auto` knows of a flow: that is no question of who receives it.
             let said = |verdict: &Verdict| match self.policy.auto().is_empty() {
                 true => *verdict,
