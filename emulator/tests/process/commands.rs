@@ -311,7 +311,8 @@ fn profiles_are_listed_shown_and_compared() {
     };
     assert_eq!(said(&["profile", "list"]).lines().count(), 8);
     assert!(said(&["profile", "show", "ixgbe"]).contains("min_tx_rate: EINVAL"));
-    assert_eq!(said(&["profile", "diff", "ixgbe", "ixgbe"]), "");
+    let same = said(&["profile", "diff", "ixgbe", "ixgbe"]);
+    assert_eq!(same, "ixgbe and ixgbe do not differ\n");
     let diff = said(&["profile", "diff", "siena", "ef10", "--json"]);
     let diff: serde_json::Value = serde_json::from_str(&diff).unwrap();
     assert_eq!(diff["hwmode"], serde_json::json!(["none", "veb"]));
