@@ -180,12 +180,15 @@ impl PackedRing {
             in_order: self.in_order,
             indirect: self.indirect,
         };
-        let given = Some(self.done).filter(|_| !NEW.contains(&base));
+        let told = match NEW.contains(&base) {
+            true => place::Told::New(self.done),
+            false => place::Told::Place(self.done),
+        };
         let mut marks = self.marks()?;
         for _ in 0..LOOKS {
             let before = std::mem::replace(&mut marks, self.marks()?);
             if before == marks {
-                let found = place::find(&marks, habits, given);
+                let found = place::find(&marks, habits, told);
                 self.lost = found.is_none();
                 let place = found.map_or(self.done, |found| found.place);
                 (self.seen, self.next, self.done) = (place, place, place);
@@ -197,7 +200,7 @@ impl PackedRing {
                 return Ok(());
             }
         }
-        self.lost = given.is_none();
+        self.lost = matches!(told, place::Told::New(_));
         Ok(())
     }
 

@@ -462,7 +462,7 @@ fn a_solarflare_driver_gains_nothing_by_any_of_these() {
             }
         }),
         ("tails anywhere, of all interfaces", |sfc| {
-            for interface in 0..40 {
+            for interface in 0..32 {
                 for tail in [0, 7, 8, 255, 256, 4095, u32::MAX] {
                     sfc.write(interface * sfc_reg::WINDOW + sfc_reg::RX_TAIL, tail);
                     sfc.write(interface * sfc_reg::WINDOW + sfc_reg::TX_TAIL, tail);

@@ -49,11 +49,21 @@ pub(super) struct Found {
     pub(super) missed: Option<u32>,
 }
 
+/// What a front end says of the place.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Told {
+    /// What it says of a new ring, and of one of which it knows nothing.
+    New(u32),
+    /// Where the ring is, or where it was when the front end last asked, and that may be long ago.
+    Place(u32),
+}
+
 /// Where the device goes on; `None` if the ring does not tell.
 ///
-/// `ring` has been used before, and its driver does not write to it just now. Where it leaves room for doubt, `given` is believed if
-/// nothing from there on has been returned: a front end may say where the ring was when it last asked, and that may be long ago.
-pub(super) fn find(ring: &[Marks], habits: Habits, given: Option<u32>) -> Option<Found> {
+/// `ring` has been used before, and its driver does not write to it just now. Of several places that it may be, the one that is told is
+/// taken if it is one. A place is believed beyond that where the ring leaves room for doubt, or where its driver still waits for just
+/// that descriptor, unless it has been returned since.
+pub(super) fn find(ring: &[Marks], habits: Habits, told: Told) -> Option<Found> {
     let size = ring.len();
     let first = ring.first()?.lap();
     // The driver's next descriptor is the first of a lap before; none is where it has just gone round.
@@ -67,14 +77,17 @@ pub(super) fn find(ring: &[Marks], habits: Habits, given: Option<u32>) -> Option
     let back = |n: usize| (place + 2 * size - n) % (2 * size);
     let at = |place: usize| ring.get(place % size).copied();
     let open_at = |place: usize| at(place).is_some_and(|marks| !marks.is_used());
-    // Then one descriptor is as good as another: what a chain has behind its first looks available for ever.
+    // One descriptor is as good as another: what a chain has behind its first looks available for ever.
     let alone = habits.indirect && ring.iter().all(|marks| marks.flags & NEXT == 0);
-    let certain = alone && !habits.in_order;
-    if let Some(given) = given.filter(|_| !certain) {
-        let ago = (0..=size).find(|&n| back(n) == given as usize);
-        if ago.is_some_and(|ago| (1..=ago).all(|n| open_at(back(n)))) {
-            return at_place(given as usize);
-        }
+    // And each has a used descriptor of its own, as what was written always has.
+    let to_write = |marks: &Marks| marks.flags & WRITE != 0 || marks.flags == 0; // or nobody has written it yet
+    let certain = alone && (!habits.in_order || ring.iter().all(to_write));
+    let (Told::New(given) | Told::Place(given)) = told;
+    let is_given = |place: usize| place == given as usize;
+    let ago = (0..=size).find(|&n| is_given(back(n)));
+    let ago = ago.filter(|&ago| matches!(told, Told::Place(_)) && (ago == 0 || open_at(back(ago))));
+    if let Some(ago) = ago.filter(|_| !certain) {
+        return at_place(back(ago));
     }
     // Behind the last that was returned: the rest of its chain, and what is available.
     let behind = (0..size).find(|&n| at(back(n + 1)).is_some_and(Marks::is_used));
@@ -83,27 +96,35 @@ pub(super) fn find(ring: &[Marks], habits: Habits, given: Option<u32>) -> Option
         return at_place(back(size)).filter(|_| certain);
     };
     let used = at(back(behind + 1))?;
+    if let Some(ago) = ago.filter(|&ago| ago > behind) {
+        return at_place(back(ago));
+    }
     let before = (behind + 1..=size).map(back);
     let mut open = before.filter(|&place| open_at(place));
     let (missed, more) = (open.next(), open.next());
-    if missed.is_some() && certain {
+    if certain {
+        let missed = missed.and_then(|place| u32::try_from(place).ok());
         return at_place(back(behind))
             .filter(|_| more.is_none())
-            .map(|found| Found {
-                missed: missed.and_then(|place| u32::try_from(place).ok()),
-                ..found
-            });
+            .map(|found| Found { missed, ..found });
     }
     // The rest of its chain bears its identifier where that ends, and so does the last chain of its batch.
     let batch = habits.in_order && used.flags & WRITE == 0;
     let mut ends = (0..behind)
         .rev()
-        .filter_map(|n| at(back(n + 1)))
-        .filter(|marks| marks.flags & NEXT == 0)
-        .take(if batch { behind } else { 1 });
-    // Or its driver has used the identifier again, which is so if no chain has a rest.
-    if ends.any(|marks| marks.id == used.id) && (batch || !alone || missed.is_some()) {
-        return None;
+        .filter_map(|n| Some((back(n), at(back(n + 1))?)))
+        .filter(|(_, marks)| marks.flags & NEXT == 0)
+        .take(if batch { behind } else { 1 })
+        .filter(|(_, marks)| marks.id == used.id)
+        .peekable();
+    if ends.peek().is_some() {
+        if is_given(back(behind)) || ends.any(|(place, _)| is_given(place)) {
+            return at_place(given as usize);
+        }
+        // Or its driver has used the identifier again, which is so if no chain has a rest.
+        if batch || !alone || missed.is_some() {
+            return None;
+        }
     }
     at_place(back(behind))
 }
@@ -124,23 +145,28 @@ mod tests {
 
     use super::*;
 
+    const NOWHERE: Told = Told::New(u32::MAX);
+
     /// A driver that takes identifiers as Linux does, the one returned last first, and a device that returns in order.
     struct World {
         ring: Vec<Marks>,
         free: Vec<u16>,
         /// Chains that the device has not returned: identifier and descriptors.
         open: VecDeque<(u16, usize)>,
+        /// Whether buffers are to be written.
+        write: u16,
         /// Where the driver goes on, and the device.
         driver: usize,
         device: usize,
     }
 
     impl World {
-        fn new(size: usize) -> World {
+        fn new(size: usize, write: u16) -> World {
             World {
                 ring: vec![Marks { id: 0, flags: 0 }; size],
                 free: (0..size as u16).rev().collect(),
                 open: VecDeque::new(),
+                write,
                 driver: 0,
                 device: 0,
             }
@@ -164,7 +190,7 @@ mod tests {
                 let mark = if lap { AVAIL_FLAG } else { USED_FLAG };
                 let next = if n + 1 < descs { NEXT } else { 0 };
                 let at = self.driver % self.ring.len();
-                let flags = mark | next;
+                let flags = mark | next | self.write;
                 self.ring[at] = Marks { id, flags };
                 self.driver += 1;
             }
@@ -172,7 +198,7 @@ mod tests {
         }
 
         /// Returns so many chains, in order with one used descriptor.
-        fn give_back(&mut self, chains: usize, batch: bool, write: u16) {
+        fn give_back(&mut self, chains: usize, batch: bool) {
             let chains: Vec<_> = self.open.drain(..chains.min(self.open.len())).collect();
             let Some(&(last, _)) = chains.last() else {
                 return;
@@ -183,7 +209,7 @@ mod tests {
                     let mark = if lap { AVAIL_FLAG | USED_FLAG } else { 0 };
                     let at = self.device % self.ring.len();
                     let id = if batch { last } else { id };
-                    let flags = mark | write;
+                    let flags = mark | self.write;
                     self.ring[at] = Marks { id, flags };
                 }
                 self.device += descs;
@@ -193,12 +219,12 @@ mod tests {
     }
 
     fn run(size: usize, habits: Habits, write: u16, steps: &[(bool, usize)]) -> World {
-        let mut world = World::new(size);
+        let mut world = World::new(size, write);
         for &(add, n) in steps {
             match add {
                 true if habits.indirect => (0..n).for_each(|_| world.add(1)),
                 true => world.add(n),
-                false => world.give_back(n, habits.in_order && write == 0, write),
+                false => world.give_back(n, habits.in_order && write == 0),
             }
         }
         world
@@ -220,18 +246,19 @@ mod tests {
                 return Ok(()); // never used
             }
             let place = (world.device % (2 * size)) as u32;
-            let found = find(&world.ring, habits, None).map(|found| found.place);
+            let found = find(&world.ring, habits, NOWHERE).map(|found| found.place);
             prop_assert!(found.is_none_or(|found| found == place), "{found:?} {place} {:?}", world.ring);
+            // A driver with indirect tables, as Linux is, on a ring whose buffers are returned one by one.
+            let certain = indirect && (!in_order || write == WRITE);
             // A front end that knows is believed.
-            let told = find(&world.ring, habits, Some(place));
+            let told = find(&world.ring, habits, Told::Place(place));
             prop_assert_eq!(told, at_place(place as usize), "{:?}", world.ring);
             // One that knows where it was is not, if the ring says so.
-            for stale in (0..2 * size as u32).filter(|_| indirect && !in_order) {
-                let told = find(&world.ring, habits, Some(stale));
+            for stale in (0..2 * size as u32).filter(|_| certain) {
+                let told = find(&world.ring, habits, Told::Place(stale));
                 prop_assert_eq!(told, at_place(place as usize), "{} {:?}", stale, world.ring);
             }
-            // A Linux driver with indirect tables on a ring of some length.
-            if indirect && !in_order {
+            if certain {
                 prop_assert_eq!(found, Some(place), "{:?}", world.ring);
             }
         }
@@ -245,15 +272,15 @@ mod tests {
             indirect: true,
         };
         for (size, returned) in [(4, 0), (4, 3), (4, 6), (7, 9)] {
-            let mut world = World::new(size);
+            let mut world = World::new(size, WRITE);
             for _ in 0..returned {
                 world.add(1);
-                world.give_back(1, false, 0);
+                world.give_back(1, false);
             }
             (0..size).for_each(|_| world.add(1));
             let first = world.device;
             let as_it_was = world.ring.clone();
-            world.give_back(3, false, WRITE);
+            world.give_back(3, false);
             world.ring[first % size] = as_it_was[first % size];
             let place = |at: usize| (at % (2 * size)) as u32;
             let found = Found {
@@ -261,15 +288,21 @@ mod tests {
                 missed: Some(place(first)),
             };
             assert_eq!(
-                find(&world.ring, habits, None),
+                find(&world.ring, habits, NOWHERE),
                 Some(found),
                 "{:?}",
                 world.ring
             );
+            // Where it began is what a front end says that has looked, and all of it comes again.
+            for in_order in [false, true] {
+                let habits = Habits { in_order, ..habits };
+                let told = find(&world.ring, habits, Told::Place(place(first)));
+                assert_eq!(told, at_place(first % (2 * size)), "{:?}", world.ring);
+            }
             // Two such stories are none.
             let second = (first + 1) % size;
             world.ring[second] = as_it_was[second];
-            assert_eq!(find(&world.ring, habits, None), None, "{:?}", world.ring);
+            assert_eq!(find(&world.ring, habits, NOWHERE), None, "{:?}", world.ring);
         }
     }
 
@@ -281,7 +314,7 @@ mod tests {
             in_order: false,
             indirect: true,
         };
-        assert_eq!(find(&ring, habits, Some(0)), None);
-        assert_eq!(find(&[], habits, None), None);
+        assert_eq!(find(&ring, habits, Told::Place(0)), None);
+        assert_eq!(find(&[], habits, NOWHERE), None);
     }
 }
