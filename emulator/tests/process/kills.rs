@@ -71,7 +71,7 @@ impl Pair {
     fn take(&mut self) -> bool {
         let before = self.due;
         let mut came = false;
-        while let Some(frame) = self.to.poll() {
+        while let Some(frame) = self.to.poll_past_empty() {
             let number = u32::from_be_bytes(frame[14..18].try_into().unwrap());
             assert!(frame[18..].iter().all(|byte| *byte == number as u8));
             self.seen[number as usize] += 1;

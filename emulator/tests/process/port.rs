@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use vf_guest::driver::DeviceFault;
 use vf_guest::frontend::{Frontend, FrontendError};
 use vf_guest::net::{NetConfig, NetDevice, NetHeader, RxFrame};
 
@@ -72,6 +73,23 @@ impl Port {
     /// Puts a frame on the ring, not yet visible; false when the ring is full.
     pub(crate) fn offer(&mut self, frame: &[u8]) -> bool {
         self.net.send(0, &NetHeader::default(), frame).unwrap()
+    }
+
+    /// The next received frame, if there is one now; buffers that come back with nothing in them are passed over, as one is that a back end
+    /// had filled, and not returned, when it was killed.
+    pub(crate) fn poll_past_empty(&mut self) -> Option<&[u8]> {
+        loop {
+            match self.net.recv(0, &mut self.got) {
+                Err(DeviceFault::ShortHeader { len: 0 }) => {
+                    self.net.kick();
+                }
+                received => {
+                    let received = received.unwrap();
+                    self.net.kick();
+                    return received.then(|| self.got.bytes());
+                }
+            }
+        }
     }
 
     /// The next received frame, if there is one now.
