@@ -85,7 +85,7 @@ pub(super) fn find(ring: &[Marks], habits: Habits, told: Told) -> Option<Found> 
     let is_given = |place: usize| place == given as usize;
     let ago = (0..=size).find(|&n| is_given(back(n)));
     let ago = ago.filter(|&ago| matches!(told, Told::Place(_)) && (ago == 0 || open_at(back(ago))));
-    // Nothing behind it has been returned, or what has been is no chain of its own.
+    // What is behind it has been returned, and was no part of it: a burst whose first descriptor comes last.
     let torn = |ago: &usize| alone && !(1..*ago).all(|n| open_at(back(n)));
     if let Some(ago) = ago.filter(|ago| !certain && !torn(ago)) {
         return at_place(back(ago));

@@ -445,7 +445,7 @@ impl MediatedPlane {
             self.pf.announce(mac);
         }
         self.since_flush += 1;
-        self.copied += copied(&frame, verdict.vfs.len() + usize::from(verdict.pf));
+        self.copied += copied(&m, verdict.vfs.len() + usize::from(verdict.pf));
         let rx = &mut self.ports.rx;
         if !verdict.vfs.is_empty() {
             let source = FrameSource::Private(&frame);

@@ -6,7 +6,8 @@ mod held_back;
 use std::sync::Arc;
 
 use vf_model::{
-    DropReason, Judge, MacAddr, Nanos, Path, TagEdit, Tagging, VfIndex, VfSet, VlanTag, wire_bytes,
+    DropReason, FrameMeta, Judge, MacAddr, Nanos, Path, TagEdit, Tagging, VfIndex, VfSet, VlanTag,
+    wire_bytes,
 };
 use vf_vhost::frame::FrameBuf;
 use vf_vhost::rx::BURST_EFFORT;
@@ -18,7 +19,7 @@ use super::backlog::{
 use super::captures::{Captures, Passing};
 use super::impaired::VfNetem;
 use super::mirror::Mirror;
-use super::port::{Delivery, RxPort, bytes_of, meta};
+use super::port::{Delivery, RxPort, bytes_of};
 use super::traffic::Traffic;
 use crate::queue::cost;
 use crate::queue::{Frame, Pool};
@@ -98,9 +99,8 @@ pub(super) const ROUND_BYTES: u64 = 256 * 1024;
 /// What the copies of a frame for so many receivers take on a wire, in bytes. Of a super-frame each segment counts with its headers, as
 /// whoever takes no super-frames gets them.
 #[inline]
-pub(super) fn copied(frame: &FrameBuf, receivers: usize) -> u64 {
-    let one = wire_bytes(&meta(frame.len(), &frame.offload));
-    one.saturating_mul(receivers.max(1) as u64)
+pub(super) fn copied(m: &FrameMeta, receivers: usize) -> u64 {
+    wire_bytes(m).saturating_mul(receivers.max(1) as u64)
 }
 
 /// Whose frames wait when there is no buffer for them.

@@ -44,8 +44,8 @@ impl DirectPlane {
                 }
             };
             moved += 1;
-            bytes += copied(&frame, onward.vfs.len());
             let m = meta(frame.len(), &frame.offload);
+            bytes += copied(&m, onward.vfs.len());
             let verdict = self.nic.from_pf(&onward, frame.head(), &m);
             if self.ports.rx.captures.is_on() {
                 let passing = Passing {

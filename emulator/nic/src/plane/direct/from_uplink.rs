@@ -72,7 +72,7 @@ impl DirectPlane {
                 && let Some(again) = self.nic.ingress_again(now, Source::Wire, frame.head(), &m)
                 && let To::Vf(to) = again.hop.to
             {
-                bytes += copied(frame, 1);
+                bytes += copied(&m, 1);
                 let port = &self.ports.rx.ports[to.index()];
                 let queue = port.queue_of(&self.nic, to, frame.head());
                 let insert = again.hop.insert;
@@ -98,7 +98,7 @@ impl DirectPlane {
             }
             let verdict = self.nic.ingress(now, Source::Wire, frame.head(), &m);
             self.capture(frame, Some(&verdict), verdict.drop);
-            bytes += copied(frame, verdict.vfs.len() + usize::from(verdict.pf));
+            bytes += copied(&m, verdict.vfs.len() + usize::from(verdict.pf));
             if let Some(late) = late {
                 for vf in verdict.vfs.iter() {
                     let until = now + late.min(LATE_MOST);

@@ -87,7 +87,8 @@ impl DirectPlane {
                 && (bytes < ROUND_BYTES && self.ports.rx.effort < enough || limit == usize::MAX)
                 && let Some(crossing) = self.out.workers.as_ref().and_then(|w| w.take(peer))
             {
-                bytes += copied(&crossing.frame, crossing.vfs.len());
+                let m = meta(crossing.frame.len(), &crossing.frame.offload);
+                bytes += copied(&m, crossing.vfs.len());
                 let source = FrameSource::Private(&crossing.frame);
                 let rx = &mut self.ports.rx;
                 rx.deliver_to_vfs(&mut self.nic, crossing.vfs, crossing.tagging, source);
