@@ -1,4 +1,4 @@
-//! What a subject's process has in use, and that it gives back what a hostile session took. Which process that is: the one that serves, also
+//! What a subject's process has in use, and that it gives back what a hostile session took. Ends none. Which process that is: the one that serves, also
 //! where a script has started it.
 
 use std::io;

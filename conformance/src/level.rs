@@ -1,4 +1,4 @@
-//! How binding a case is, and with it each thing that it finds wrong.
+//! How binding a case is, and with it each thing that it finds wrong. Judges nothing.
 
 use std::fmt;
 

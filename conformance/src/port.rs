@@ -1,4 +1,4 @@
-//! A port of a subject: where it is, and what it tells of itself before anything is acknowledged.
+//! A port of a subject: where it is, and what it tells of itself before anything is acknowledged. Opens no session.
 
 use std::path::PathBuf;
 use std::sync::Arc;
