@@ -355,7 +355,7 @@ impl FastPath {
                 Lane::Wait => None,
             },
             Source::Wire => match FastKey::of_frame(head) {
-                // Verdicts on groups are not kept.
+                // Verdicts on groups are not kept on this path.
                 None | Some(FastKey::Group(_)) => Some(0),
                 Some(key) => match self.of_key(key).first() {
                     None => Some(0),

@@ -239,7 +239,10 @@ impl Nic {
                     if !unfit.is_empty() {
                         // Shorter ones reach more.
                         self.account.count_unfit(&unfit, &self.wire);
-                    } else if let (Some(key), Some(hits)) = (key, hits) {
+                    } else if let (Some(key), Some(hits)) = (key, hits)
+                        // What path `auto` learns from frames to groups it has to learn from each.
+                        && !(header.dst.is_multicast() && self.fast.is_in_use())
+                    {
                         let policy = &self.account.policy;
                         let longest = policy.longest_alike(source, &header, &verdict);
                         self.known.put(key, &verdict, longest, hits);

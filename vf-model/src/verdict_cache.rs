@@ -1,6 +1,6 @@
 //! Verdicts that were given before, by where a frame comes from, its whole Ethernet header, and what filters on flows say of
 //! it: all that a verdict depends on while the policy is the same but for filters on flows, up to the length that an MTU sets. Direct-mapped and of a fixed size:
-//! what collides is judged again. Holds verdicts on unicast to one receiver only, never drops.
+//! what collides is judged again. Holds the verdicts on frames that somebody gets, never drops.
 
 use crate::hits::KeptHits;
 use crate::source::Source;
@@ -150,17 +150,17 @@ impl VerdictCache {
         (len <= slot.longest).then_some((&slot.verdict, &slot.hits))
     }
 
-    /// Keeps a verdict on frames up to this length, if it is of the kind that is kept.
+    /// Keeps a verdict on frames up to this length, if it is of the kind that is kept. Those to groups have no hop, by which a storm
+    /// would get past its limit.
     pub(crate) fn put(&mut self, key: LinkKey, verdict: &Verdict, longest: u32, hits: KeptHits) {
-        let to_group = key.addresses[0] & 1 == 1;
-        let to_many = verdict.vfs.len() + verdict.beyond.len() > 1;
-        if to_group || to_many || verdict.drop.is_some() {
+        if verdict.drop.is_some() {
             return;
         }
+        let to_group = key.addresses[0] & 1 == 1;
         if let Some(slot) = self.slots.get_mut(key.slot()) {
             *slot = Slot {
                 key,
-                hop: verdict.hop(),
+                hop: verdict.hop().filter(|_| !to_group),
                 longest,
                 verdict: *verdict,
                 hits,

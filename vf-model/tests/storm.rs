@@ -138,6 +138,21 @@ fn a_vf_has_so_many_frames_flooded_and_those_beyond_are_its_drops() {
     assert_eq!(plane.passes(Nanos(10_000_000), BROADCAST, 300), 300);
 }
 
+/// Where one other is left it is the only one who gets it, as what is sent to that one alone.
+#[test]
+fn a_broadcast_that_one_other_gets_counts() {
+    let mut plane = Plane::new(&[
+        "link set down",
+        "vf 0 set state enable",
+        "vf 1 set state enable",
+        "vf 2 set state disable",
+        "vf 3 set state disable",
+        "vf 0 set storm_control 1000",
+    ]);
+    assert_eq!(plane.passes(Nanos(0), BROADCAST, 300), 100);
+    assert_eq!(plane.dropped(), 200);
+}
+
 #[test]
 fn groups_count_when_somebody_gets_them_unless_one_alone_has_listed_them() {
     let mut plane = Plane::new(&["vf 0 set storm_control 1000"]);
