@@ -1,6 +1,6 @@
 //! The driver's end of a control queue (virtio 5.1.6.5): one command at a time, and the wait for its answer.
 //!
-//! Builds the commands of the document, and sends any bytes as well.
+//! Builds the commands of the document, and sends any bytes as well. Judges nothing but the answer.
 
 use std::time::{Duration, Instant};
 

@@ -1,4 +1,4 @@
-//! `vf-conformance front-end`: front ends judged, from the command line to findings.
+//! `vf-conformance front-end`: front ends judged, from the command line to findings. Judges nothing itself.
 
 use std::error::Error;
 use std::io::Write;

@@ -1,4 +1,4 @@
-//! Findings as JUnit, which build servers read.
+//! Findings as JUnit, which build servers read. Decides nothing about what counts: [`Measure`] does.
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};

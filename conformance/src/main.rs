@@ -2,6 +2,8 @@
 //!
 //! Exit status: 0 when no case failed that counts, the bench ended, or every bar is met; 1 when one failed, the back end
 //! broke off the bench, or a bar is missed; 2 for wrong usage or a subject that cannot be reached at all.
+//!
+//! Nothing is judged here: the cases do that.
 
 #![forbid(unsafe_code)]
 

@@ -1,4 +1,4 @@
-//! Findings as lines for people and as JSON, a line each; and which of them fail a run.
+//! Findings as lines for people and as JSON, a line each; and which of them fail a run. Runs nothing.
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};

@@ -1,4 +1,4 @@
-//! `vf-conformance run`: from the command line to findings, and to the files that they are written to.
+//! `vf-conformance run`: from the command line to findings, and to the files that they are written to. Judges nothing itself.
 
 use std::collections::BTreeMap;
 use std::error::Error;

@@ -1,4 +1,5 @@
-//! Several subjects beside each other, from the files that their findings were written to: the cases that not all of them pass.
+//! Several subjects beside each other, from the files that their findings were written to: the cases that not all of them pass. Judges
+//! nothing again: of a case that was run several times the worst end counts.
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};

@@ -1,4 +1,4 @@
-//! How a case is passed, and why one fails.
+//! How a case is passed, and why one fails. Decides nothing: cases do.
 
 use std::fmt;
 use std::io;

@@ -1,4 +1,4 @@
-//! The half that judges front ends, with our own guest as the front end: one that behaves, and one that lies.
+//! The half that judges front ends, with our own guest as the front end: one that behaves, and one that lies. Starts no VMM.
 
 #![allow(clippy::unwrap_used)]
 

@@ -1,5 +1,5 @@
 //! `vfnic extcap`: Wireshark's external capture protocol (extcap(4)), so that ports of running NICs stand in its list of interfaces.
-//! Wireshark runs a program of its extcap folder with these options; a link there to vfnic is enough.
+//! Wireshark runs a program of its extcap folder with these options; a link there to vfnic is enough. Understands no frame.
 
 use std::path::Path;
 

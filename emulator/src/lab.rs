@@ -1,4 +1,4 @@
-//! The commands of the laboratory: NICs on the virtual clock, scenarios, experiments.
+//! The commands of the laboratory: NICs on the virtual clock, scenarios, experiments. Implements nothing of them: `vf-lab` does.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};

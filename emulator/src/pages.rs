@@ -1,4 +1,4 @@
-//! Man pages and what shells complete with, made from the command line's own words, for packages.
+//! Man pages and what shells complete with, made from the command line's own words, for packages. Asks no vfnic that runs.
 
 use std::io;
 use std::path::Path;

@@ -1,5 +1,5 @@
 //! How a user writes a time, and how one is shown: `1.5s`, `200ms`, `20us`, `500ns`. Exact to the nanosecond. Below it, decimal
-//! numbers that are exact.
+//! numbers that are exact. Reads no clock.
 
 use std::fmt;
 

@@ -1,4 +1,5 @@
 //! Numbers from 0 on that are taken or free, and the lowest that is free: rows of tables. A copy shares them until one of both changes.
+//! Knows nothing of what has them.
 
 use std::sync::Arc;
 

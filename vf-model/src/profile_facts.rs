@@ -1,4 +1,4 @@
-//! What a profile says, as words: every entry of its table with its name, for people and programs to read and compare.
+//! What a profile says, as words: every entry of its table with its name, for people and programs to read and compare. Decides nothing.
 
 use serde::Serialize;
 

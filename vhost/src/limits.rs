@@ -1,4 +1,5 @@
-//! How long frames are, and how much of one is looked at.
+//! Bounds: how long frames are and how much of one is looked at, and how much work one frame, one burst or one device's turn may be
+//! before others have theirs. Enforces none.
 
 use std::time::Duration;
 

@@ -3,6 +3,8 @@
 //! that should, where no case reaches the code or can judge it. What nothing catches is a case that is missing.
 //!
 //! Exit status: 0 all were caught, 1 some were not, 2 one could not be tried, or the tree fails as it is.
+//!
+//! Never changes this tree.
 
 #![forbid(unsafe_code)]
 

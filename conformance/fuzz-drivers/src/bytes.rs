@@ -1,4 +1,4 @@
-//! Bytes as decisions: each is taken once, and when there are none left they are 0.
+//! Bytes as decisions: each is taken once, and when there are none left they are 0. Never random: the same bytes are the same decisions.
 
 /// See the module.
 pub(crate) struct Bytes<'a>(&'a [u8]);

@@ -2,6 +2,8 @@
 //!
 //! Rules: what is wrong with one is said in a line; one that is accepted makes NICs, is written again, and what is written is accepted
 //! and written the same.
+//!
+//! Never opens what a file names.
 
 use std::path::Path;
 

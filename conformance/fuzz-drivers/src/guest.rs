@@ -1,4 +1,4 @@
-//! A guest's memory of one region, mapped once a thread and written anew for each input.
+//! A guest's memory of one region, mapped once a thread and written anew for each input. Judges nothing.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;

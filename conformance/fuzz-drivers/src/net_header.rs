@@ -3,6 +3,8 @@
 //! Rules: a header that is read and written is the same; what is accepted describes the frame, and is accepted again when it is written as a
 //! header; a super-frame's segments are whole frames with right lengths and checksums, have its payload in its order, and are as many as
 //! were announced and charged.
+//!
+//! Has no ring and no guest memory: the bytes are this process' own.
 
 use vf_packet::checksum::Sum;
 use vf_packet::{

@@ -2,6 +2,8 @@
 //!
 //! Rules: the simulation ends, and names in a line each guest that broke a rule. How late it is then a guest may have a say in: one that
 //! runs alone and says that its time is far behind the end (UPDATE) is believed.
+//!
+//! Starts no kernel.
 
 use std::io::Write;
 use std::net::Shutdown;

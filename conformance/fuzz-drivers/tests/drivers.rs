@@ -1,4 +1,4 @@
-//! Each driver with random bytes, and with the inputs that are kept.
+//! Each driver with random bytes, and with the inputs that are kept. Has no rules of its own.
 
 use std::path::Path;
 

@@ -1,5 +1,6 @@
 //! The Internet checksum over the little a driver with checksum offload still has to do itself:
-//! the pseudo-header of what it sends, and frames nobody has vouched for.
+//! the pseudo-header of what it sends, and frames nobody has vouched for. Reads untagged TCP
+//! over IPv4 and nothing else.
 
 /// Ones'-complement sum of `data` as big-endian words, folded to 16 bits, not complemented.
 pub fn sum(data: &[u8]) -> u16 {

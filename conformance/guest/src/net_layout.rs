@@ -1,6 +1,6 @@
 //! The bytes virtio-net defines: feature bits, the header in front of a frame, configuration space.
 //!
-//! Pure: bytes in, bytes out.
+//! Pure: bytes in, bytes out. Judges no value: any bytes are a header.
 
 /// Feature bits, as masks (virtio 5.1.3, 6).
 pub mod feature {

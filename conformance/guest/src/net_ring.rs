@@ -1,4 +1,5 @@
-//! One ring of a net device: its virtqueue, a fixed buffer for each descriptor, and what both sides signal.
+//! One ring of a net device: its virtqueue, a fixed buffer for each descriptor, and what both sides signal. Negotiates nothing, and never
+//! looks into a frame.
 
 use std::sync::Arc;
 

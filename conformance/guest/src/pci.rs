@@ -1,5 +1,6 @@
 //! A PCI function over vfio-user as a hypervisor has it: the guest's memory, interrupts, and registers, by messages or in pages of a BAR that both
-//! sides have mapped. The client is others' (the crate `vfio_user`, which cloud-hypervisor has).
+//! sides have mapped. The client is others' (the crate `vfio_user`, which cloud-hypervisor has). Knows no family's registers by name: drivers on
+//! top of it do ([`crate::ixgbevf`], [`crate::sfc`]).
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};

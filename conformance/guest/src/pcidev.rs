@@ -1,5 +1,6 @@
 //! The PCI bus of a User-Mode Linux kernel: what its driver `virt-pci` says to a device over vhost-user (`virtio_pcidev`, in Linux's
 //! `include/uapi/linux/virtio_pcidev.h`), and what it is told. It says anything: [`Queues::say`] takes any bytes. A [`Bus`] has a session for its queues.
+//! Knows no family's registers by name.
 
 use std::os::fd::AsFd;
 use std::sync::Arc;

@@ -1,6 +1,7 @@
 //! The account of one run: what was sent, came, came late or twice, and where the time went.
 //!
-//! Pure but for the clock it is given. Frames are told apart by their tags.
+//! Pure but for the clock it is given. Frames are told apart by their tags. Moves no frame,
+//! and never says who held the rate down: that is `record`'s.
 
 use hdrhistogram::Histogram;
 

@@ -1,4 +1,4 @@
-//! `vf-conformance bench`: the options, the runs they ask for, and where the results go.
+//! `vf-conformance bench`: the options, the runs they ask for, and where the results go. Moves no frame itself.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufWriter, Write};

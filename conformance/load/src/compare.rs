@@ -1,4 +1,5 @@
-//! `vf-conformance compare`: several back ends beside each other, from the files of `bench --json`, and whether bars are met.
+//! `vf-conformance compare`: several back ends beside each other, from the files of `bench --json`, and whether bars are met. Measures
+//! nothing.
 
 use std::io::{self, Write};
 use std::path::PathBuf;

@@ -1,4 +1,5 @@
-//! The back end's own counter of busy cycles, asked by a command of the user's: who is saturated is best told by oneself.
+//! The back end's own counter of busy cycles, asked by a command of the user's: who is saturated is best told by oneself. What the command
+//! prints is believed; nothing here counts.
 
 use std::process::{Command, Stdio};
 

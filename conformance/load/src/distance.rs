@@ -1,7 +1,8 @@
 //! How far two CPUs are from each other: the time a cache line takes there and back.
 //!
 //! What a poller can do depends on it more than on anything else, and a hypervisor changes it by
-//! moving virtual CPUs about: figures of different distances say nothing about each other.
+//! moving virtual CPUs about: figures of different distances say nothing about each other. Knows
+//! nothing of back ends: it moves a line between two threads of this process.
 
 use std::io;
 use std::sync::atomic::{AtomicU32, Ordering};

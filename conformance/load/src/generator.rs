@@ -1,6 +1,7 @@
 //! One thread that loads any number of ports: it sends, receives and keeps the account.
 //!
 //! Everything is polled. A run ends when its time is over and nothing has arrived for a while.
+//! Never sleeps, and keeps no account itself.
 
 use std::sync::atomic::{Ordering, fence};
 use std::time::Duration;

@@ -1,7 +1,7 @@
 //! A descriptor ring of Intel's 82599 VF whose frames are single descriptors, and the port that has a pair of them.
 //!
 //! As DPDK's driver, it writes the tail once a burst and asks to be told of the last descriptor of a burst only. The tail is a word in a page that
-//! the device looks at: a message a burst would be what is measured.
+//! the device looks at: a message a burst would be what is measured. Asks for no offload and waits for no interrupt.
 
 use std::collections::VecDeque;
 use std::sync::Arc;

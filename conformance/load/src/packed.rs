@@ -1,4 +1,4 @@
-//! A packed virtqueue (virtio 2.8) whose chains are single descriptors.
+//! A packed virtqueue (virtio 2.8) whose chains are single descriptors. Never looks at what is in the buffers.
 
 use std::sync::atomic::Ordering;
 

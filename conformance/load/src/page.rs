@@ -1,4 +1,5 @@
-//! A bench as a page: what is printed, and the picture. Complete in itself, without scripts; a wide table scrolls on a phone.
+//! A bench as a page: what is printed, and the picture. Complete in itself, without scripts; a wide table scrolls on a phone. Measures
+//! nothing.
 
 use std::io;
 

@@ -1,4 +1,4 @@
-//! What one run of the load generator does.
+//! What one run of the load generator does. Runs nothing.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! A bench as a picture: rates by frame size, and how latencies are distributed.
+//! A bench as a picture: rates by frame size, and how latencies are distributed. Draws what is in the record; measures nothing.
 
 use std::collections::BTreeMap;
 use std::ops::Range;

@@ -1,4 +1,4 @@
-//! One port of the load generator: session, memory, queues, and frames in bursts.
+//! One port of the load generator: session, memory, queues, and frames in bursts. Reads no clock and keeps no account.
 
 use std::os::fd::AsFd;
 use std::sync::Arc;

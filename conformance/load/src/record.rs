@@ -1,4 +1,4 @@
-//! What a bench found, as it is kept in a file.
+//! What a bench found, as it is kept in a file. Never sets records against each other: that is `compare`'s.
 
 use serde::{Deserialize, Serialize};
 

@@ -1,4 +1,4 @@
-//! A split virtqueue (virtio 2.7) whose chains are single descriptors.
+//! A split virtqueue (virtio 2.7) whose chains are single descriptors. Never looks at what is in the buffers.
 
 use std::sync::atomic::Ordering;
 

@@ -1,4 +1,4 @@
-//! What a bench prints.
+//! What a bench prints. Measures nothing.
 
 use std::io::{self, Write};
 

@@ -1,6 +1,7 @@
 //! What a wire can carry: the line rate for frames of a size, and how much of it was reached.
 //!
 //! Knows the wire by its rate alone; whether there is one between the ports, the user says (`bench --wire 10G`).
+//! Measures nothing.
 
 use serde::{Deserialize, Serialize};
 

@@ -1,4 +1,4 @@
-//! Descriptor chains and rings that lie: to be contained, as no text says what a device does with them.
+//! Descriptor chains and rings that lie: to be contained, as no text says what a device does with them. Honest chains are in `ring`.
 
 use crate::bench::{Bench, Delivery, Link, QUIET};
 use crate::case::{Case, Level};

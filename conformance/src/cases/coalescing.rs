@@ -1,4 +1,5 @@
-//! How long calls may be held back, as a driver says on the control queue.
+//! How long calls may be held back, as a driver says on the control queue. Asks for no exact time: a call that comes is told from none, and
+//! from one that comes far too late.
 
 use std::time::{Duration, Instant};
 

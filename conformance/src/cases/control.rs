@@ -1,4 +1,5 @@
-//! The control queue, for back ends that serve it themselves: what is obeyed shows in what arrives.
+//! The control queue, for back ends that serve it themselves: what is obeyed shows in what arrives. What a receive filter keeps out is in
+//! `receive_filter`, how long calls are held back in `coalescing`.
 
 use std::time::Duration;
 

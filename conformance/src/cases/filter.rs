@@ -1,4 +1,5 @@
-//! Filters on what a port receives, in the words of `ethtool -N`: what they match, which of several wins, what is refused.
+//! Filters on what a port receives, in the words of `ethtool -N`: what they match, which of several wins, what is refused. Frames and
+//! answers tell: never looks at how a back end keeps a filter. Further kinds are in `filter_kinds`.
 
 use crate::bench::{Bench, DEADLINE, Link, QUIET};
 use crate::case::{Case, Level, Need};

@@ -1,4 +1,5 @@
-//! Filters on further kinds of packets, on what VFs send, to a queue of a VF; and what no filter can do.
+//! Filters on further kinds of packets, on what VFs send, to a queue of a VF; and what no filter can do. Never looks at how a back end
+//! keeps a filter.
 
 use crate::bench::{Bench, DEADLINE, Link, QUIET};
 use crate::case::{Case, Level, Need};

@@ -1,4 +1,5 @@
-//! Who receives what is for several or is no plain Ethernet frame: groups, broadcasts and tags of all kinds, and copies of a mirror.
+//! Who receives what is for several or is no plain Ethernet frame: groups, broadcasts and tags of all kinds, and copies of a mirror. Never
+//! looks at how a switch finds them: ports that receive tell.
 
 use std::time::{Duration, Instant};
 

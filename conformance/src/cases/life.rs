@@ -1,5 +1,5 @@
 //! How a back end lives on: storms of notifications, memory that changes while it is read, sessions that stand still, the process's own
-//! end.
+//! end. Asks for no speed.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};

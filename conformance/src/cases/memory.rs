@@ -1,4 +1,5 @@
-//! The memory table: translation, odd tables, tables that lie.
+//! The memory table: translation, odd tables, tables that lie. Where rings and buffers lie in memory is in `places`, what is logged of it
+//! in `migration`.
 
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};

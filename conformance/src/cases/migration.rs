@@ -1,4 +1,5 @@
-//! The dirty log of a live migration: what has to be in it, and logs that lie.
+//! The dirty log of a live migration: what has to be in it, and logs that lie. Moves no guest: a front end that logs is all there is of a
+//! migration.
 
 use std::time::{Duration, Instant};
 

@@ -1,4 +1,4 @@
-//! The cases, by group. Ids are for ever: a case that changes its meaning gets a new one.
+//! The cases, by group. Ids are for ever: a case that changes its meaning gets a new one. No case is here itself.
 
 mod bursts;
 mod by_hand;

@@ -1,4 +1,4 @@
-//! virtio-net: headers, merged buffers, offloads between ports that differ.
+//! virtio-net: headers, merged buffers, offloads between ports that differ. Segmentation in all its kinds is in `offloads` and `segments`.
 
 use std::time::Duration;
 

@@ -1,4 +1,5 @@
-//! Notifications both ways, of each pair of rings: a driver that kicks only when it is asked to, and one that waits to be called.
+//! Notifications both ways, of each pair of rings: a driver that kicks only when it is asked to, and one that waits to be called. Never
+//! asks how soon one comes.
 
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};

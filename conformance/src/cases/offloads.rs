@@ -1,5 +1,5 @@
 //! Checksums and segmentation that a driver leaves to the device: TCP and UDP over IPv4 and IPv6, in all lengths, for receivers that take
-//! them and for those that do not.
+//! them and for those that do not. What becomes of them in a switch, and however they lie in memory, is in `segments`.
 
 use crate::bench::{Bench, DEADLINE, Link, with, without};
 use crate::case::{Case, Level, Need};

@@ -1,5 +1,5 @@
 //! Direct and mediated path of an emulated NIC, or of a NIC that falls back to software: who receives what is the same on both, and a
-//! change while traffic runs is not seen in it.
+//! change while traffic runs is not seen in it. Never looks at how a path is made.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};

@@ -1,4 +1,5 @@
-//! Where rings and buffers lie in guest memory, and where a ring goes on that others have used before.
+//! Where rings and buffers lie in guest memory, and where a ring goes on that others have used before. Nothing here is hostile: each is a
+//! place that a front end may choose.
 
 use std::time::{Duration, Instant};
 

@@ -1,4 +1,4 @@
-//! Messages: headers, replies, order, refusals.
+//! Messages: headers, replies, order, refusals. The states of rings are in `ring_states`, sessions that go on in odd ways in `session`.
 
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;

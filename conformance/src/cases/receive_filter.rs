@@ -1,5 +1,5 @@
 //! What a driver's receive filter keeps out, which a device should and need not, and what it lets in though nothing lists it; and whether there is
-//! a control queue where the document has it.
+//! a control queue where the document has it. Frames that arrive, and those that do not, tell: never looks at a table.
 
 use crate::bench::{Bench, DEADLINE, QUIET, with, without};
 use crate::case::{Case, Level, Need};

@@ -1,4 +1,4 @@
-//! Rings of both formats: framing and notification.
+//! Rings of both formats: framing and notification. Chains and rings that lie are in `chain`, states of rings in `ring_states`.
 
 use std::os::fd::AsFd;
 use std::time::Duration;

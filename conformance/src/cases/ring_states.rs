@@ -1,4 +1,5 @@
-//! The states of a ring: what starts, stops, enables and disables it, and in which orders (vhost-user "Ring states").
+//! The states of a ring: what starts, stops, enables and disables it, and in which orders (vhost-user "Ring states"). Where a ring goes on
+//! that others have used is in `places`, what is said of one once more in `set_up_again`.
 
 use std::time::Duration;
 

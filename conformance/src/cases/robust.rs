@@ -1,4 +1,4 @@
-//! Hostile sessions: descriptors of the wrong kind, memory that shrinks, sessions cut anywhere.
+//! Hostile sessions: descriptors of the wrong kind, memory that shrinks, sessions cut anywhere. Nothing but containment is asked of those.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};

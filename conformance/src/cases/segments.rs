@@ -1,5 +1,6 @@
 //! What becomes of super-frames and partial checksums on their way: that they arrive at all, however they lie in memory and whatever
-//! headers they have, what segments keep of them, and what a switch's tags do to them.
+//! headers they have, what segments keep of them, and what a switch's tags do to them. Each kind of offload by itself is in
+//! `offloads`.
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
 //! Sessions that go on in ways that are seldom seen: descriptors and addresses replaced while rings run, requests that are refused, memory
-//! tables that are odd.
+//! tables that are odd. Frames pass here only to show that a session goes on.
 
 use std::os::fd::AsFd;
 use std::time::Duration;

@@ -1,5 +1,5 @@
 //! What a front end says of a ring once more, or not at all: the state in which a ring begins, and descriptors that take the place of
-//! others (vhost-user "Ring states", SET_VRING_CALL).
+//! others (vhost-user "Ring states", SET_VRING_CALL). Nothing here is hostile: each is what a front end may send.
 
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};

@@ -1,5 +1,5 @@
 //! Shapes that few drivers give rings, buffers and memory, and all may: sizes at either end, buffers that hold next to nothing or are
-//! too few, rings that move, regions that begin in the middle of a page.
+//! too few, rings that move, regions that begin in the middle of a page. Nothing here is hostile.
 
 use std::collections::HashMap;
 

@@ -1,4 +1,5 @@
-//! The switch between the ports: who receives what is sent to an address, to a group, to all, in which VLAN; and in which order.
+//! The switch between the ports: who receives what is sent to an address, to a group, to all, in which VLAN; and in which order. Never
+//! looks at a switch's tables: who receives a frame tells.
 
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;

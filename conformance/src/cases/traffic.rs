@@ -1,4 +1,5 @@
-//! Traffic as guests make it: many frames both ways, several pairs of rings, drivers of before virtio 1, receivers without buffers.
+//! Traffic as guests make it: many frames both ways, several pairs of rings, drivers of before virtio 1, receivers without buffers. Never
+//! measures how fast.
 
 use std::time::{Duration, Instant};
 

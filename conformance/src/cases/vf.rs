@@ -1,4 +1,5 @@
-//! What is set for a virtual function, in the words of `ip link set dev PF vf N`: addresses, VLANs, spoof check, trust, rates, reset.
+//! What is set for a virtual function, in the words of `ip link set dev PF vf N`: addresses, VLANs, spoof check, trust, rates, reset. Never
+//! looks inside a back end: frames, answers, counters and configuration space tell.
 
 use std::time::{Duration, Instant};
 

@@ -1,4 +1,5 @@
-//! A device that sends every frame of its first pair of rings back to its guest.
+//! A device that sends every frame of its first pair of rings back to its guest. Looks into no frame, and leaves the rings of other pairs
+//! alone.
 
 use std::collections::BTreeMap;
 

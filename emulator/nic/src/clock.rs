@@ -1,4 +1,5 @@
-//! The one place where a time comes from: this machine's clock, or the calendar's.
+//! What time it is for a host: this machine's clock, or the calendar's. Sockets, clients and sleeping threads read this machine's clock
+//! themselves; planes and the model read none and are told.
 
 use std::cell::Cell;
 use std::rc::Rc;

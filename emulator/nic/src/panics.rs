@@ -1,5 +1,5 @@
 //! A thread that panics ends the process, and loudly: a NIC without one of its threads would look alive and move no frame,
-//! while guests go on by themselves when the process is started again.
+//! while guests go on by themselves when the process is started again. Never catches one.
 
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::panic::PanicHookInfo;

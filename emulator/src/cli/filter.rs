@@ -1,4 +1,4 @@
-//! The command line of `vfnic filter`.
+//! The command line of `vfnic filter`. Does nothing.
 
 use clap::Subcommand;
 

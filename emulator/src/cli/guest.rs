@@ -1,4 +1,4 @@
-//! `vfnic guest`: whom it prints words for, and for which functions of a NIC.
+//! `vfnic guest`: whom it prints words for, and for which functions of a NIC. Does nothing.
 
 use std::str::FromStr;
 

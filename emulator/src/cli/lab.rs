@@ -1,4 +1,4 @@
-//! The words of the laboratory: `run --clock virtual`, `scenario` and `experiment`.
+//! The words of the laboratory: `run --clock virtual`, `scenario` and `experiment`. Does nothing.
 
 use std::path::PathBuf;
 

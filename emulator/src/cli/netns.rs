@@ -1,4 +1,4 @@
-//! The words of `vfnic netns`.
+//! The words of `vfnic netns`. Does nothing.
 
 use clap::Subcommand;
 

@@ -1,4 +1,4 @@
-//! `vfnic show` and `vfnic top`: what of a running NIC is read, and how often.
+//! `vfnic show` and `vfnic top`: what of a running NIC is read, and how often. Does nothing.
 
 use std::time::Duration;
 

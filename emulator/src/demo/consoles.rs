@@ -1,4 +1,4 @@
-//! The demonstration without tmux: one guest's console at a time, with a key for the other and one for the path.
+//! The demonstration without tmux: one guest's console at a time, with a key for the other and one for the path. Starts no NIC.
 
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};

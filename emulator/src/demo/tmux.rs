@@ -1,4 +1,5 @@
-//! The demonstration in a tmux of its own: two guests beside each other and `vfnic top` below, with keys for the path.
+//! The demonstration in a tmux of its own: two guests beside each other and `vfnic top` below, with keys for the path. Starts no NIC, and
+//! touches no other tmux of the user's.
 
 use std::io;
 use std::path::Path;

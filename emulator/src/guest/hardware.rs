@@ -1,4 +1,5 @@
-//! What to paste to have a guest on a VF that is hardware to it, with a driver of its own: who runs the guest connects by vfio-user.
+//! What to paste to have a guest on a VF that is hardware to it, with a driver of its own: who runs the guest connects by vfio-user. Starts
+//! nothing.
 
 use std::fmt::{Result, Write as _};
 

@@ -1,4 +1,4 @@
-//! `vfnic show`: asks a running NIC for its state and presents it, as text for people, as JSON or as metrics.
+//! `vfnic show`: asks a running NIC for its state and presents it, as text for people, as JSON or as metrics. Changes nothing.
 
 #[cfg(test)]
 pub(crate) mod sample;

@@ -1,4 +1,4 @@
-//! What `show` says of one NIC called `a`, for tests.
+//! What `show` says of one NIC called `a`, for tests. Nothing of it is measured.
 
 use serde_json::{Value, json};
 use vfnic::control::show::{Show, ShowCounters};

@@ -1,4 +1,5 @@
-//! The screen of `vfnic top`, from what it knows: lines that are as wide and as many as the terminal has room for.
+//! The screen of `vfnic top`, from what it knows: lines that are as wide and as many as the terminal has room for. Asks nobody and changes
+//! nothing.
 
 use ratatui::Frame;
 use ratatui::style::{Color, Modifier, Style};

@@ -1,4 +1,4 @@
-//! The real `vfnic`, started in a folder of its own. Whoever drops it finds out that it still lived.
+//! The real `vfnic`, started in a folder of its own. Whoever drops it finds out that it still lived. Judges nothing by itself.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};

@@ -1,4 +1,4 @@
-//! What a process has in use, as its host sees it.
+//! What a process has in use, as its host sees it. Asks nothing of the process itself.
 
 use std::fs;
 

@@ -1,4 +1,4 @@
-//! A guest that moves raw frames: numbered, addressed, compared byte by byte.
+//! A guest that moves raw frames: numbered, addressed, compared byte by byte. Has no TCP and no thread.
 
 use std::path::Path;
 use std::time::{Duration, Instant};

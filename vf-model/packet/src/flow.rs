@@ -1,5 +1,5 @@
 //! The flow that a frame belongs to: addresses, protocol and ports of an IPv4 or IPv6 packet, for filters on flows and for
-//! choosing among a VF's queues.
+//! choosing among a VF's queues. Never looks behind the first [`HEAD_LEN`] bytes of a frame.
 
 use std::net::IpAddr;
 

@@ -1,5 +1,5 @@
 //! The frame by which a hypervisor announces a guest that has moved and does not do that itself (RFC 903): switches learn from it
-//! behind which of their ports the guest's address is now. Nobody has to answer it.
+//! behind which of their ports the guest's address is now. Nobody has to answer it. Sends none.
 
 use crate::mac::MacAddr;
 

@@ -1,5 +1,5 @@
 //! TCP frames for tests: a super-frame as a driver gives it, and the judgement of a frame as a wire carries it. Panics, as
-//! tests do.
+//! tests do. In no build of a program: the feature `testing` is for tests and `vf-fuzz-drivers`.
 #![allow(clippy::unwrap_used)]
 
 use crate::checksum::Sum;

@@ -2,7 +2,8 @@
 //! -N`. With the privilege INSECURE_FILTERS such a filter lies in the NIC's table and takes frames to whichever address. Without it the
 //! firmware adds the VF's own address to what it matches ("Filter will be auto-qualified with vPort MAC address", says Solarflare's driver
 //! for ESXi): then it is asked when it is known that the VF receives a frame, and says in which queue, or that it is dropped.
-//! The administrator's filters go before those in the table, which come back when they go: they have the priority auto.
+//! The administrator's filters go before those in the table, which come back when they go: they have the priority auto. Never judges a
+//! frame.
 
 use super::{Changed, Policy};
 use crate::cow_map::seed;

@@ -1,4 +1,5 @@
-//! The laws of the NIC and the hypervisor's bridge together, on one host, with random VFs, policies, filters and frames.
+//! The laws of the NIC and the hypervisor's bridge together, on one host, with random VFs, policies, filters and frames. No thread, no
+//! clock and no I/O, as in the model.
 
 // Helpers of tests, too, may unwrap.
 #![allow(clippy::unwrap_used)]

@@ -1,5 +1,5 @@
 //! What holds for every queue, whatever its format: chains come out and go back once, and a queue that is stopped goes on where
-//! it was. Split and packed virtqueues pass it, and the descriptor ring of a hardware NIC.
+//! it was. Split and packed virtqueues pass it, and the descriptor ring of a hardware NIC. No session and no socket.
 
 use std::collections::VecDeque;
 

@@ -1,5 +1,5 @@
 //! An endpoint that another process goes on with: its listening socket, and its front end in the middle of a session. See
-//! [`session`](crate::session) for what is saved of that.
+//! [`session`](crate::session) for what is saved of that. Sends nothing to that process.
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;

@@ -1,4 +1,4 @@
-//! What an endpoint has mio report to it: sockets, and the kicks that nobody else waits for.
+//! What an endpoint has mio report to it: sockets, and the kicks that nobody else waits for. Reads no message.
 
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};

@@ -1,5 +1,5 @@
 //! How descriptors that a driver has made available become chains: read once each and in batches, those of a chain put together. What one says
-//! is for the ring's [format](super::DescriptorFormat) to say.
+//! is for the ring's [format](super::DescriptorFormat) to say. Never looks at what is in the buffers.
 
 use std::ops::Range;
 

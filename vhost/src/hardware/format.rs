@@ -1,4 +1,5 @@
-//! What differs by family of hardware NIC: how a descriptor looks, and how a driver is told of completions.
+//! What differs by family of hardware NIC: how a descriptor looks, and how a driver is told of completions. Has the format of no family
+//! itself.
 
 #![expect(
     clippy::arithmetic_side_effects,

@@ -1,4 +1,4 @@
-//! What a NIC says of a received frame beside its bytes. Read from the frame's private head.
+//! What a NIC says of a received frame beside its bytes. Read from the frame's private head. Never touches guest memory.
 
 use std::fmt;
 

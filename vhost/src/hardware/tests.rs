@@ -1,4 +1,5 @@
-//! Hardware rings with a driver that may lie, below the queues of frames: what is taken, what is delivered, what is refused.
+//! Hardware rings with a driver that may lie, below the queues of frames: what is taken, what is delivered, what is refused. No session and
+//! no socket.
 
 use std::sync::Mutex;
 use std::sync::atomic::AtomicBool;

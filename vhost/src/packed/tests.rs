@@ -1,4 +1,4 @@
-//! The packed ring against its driver: hostile chains, laps, batches, suppression.
+//! The packed ring against its driver: hostile chains, laps, batches, suppression. No session and no socket.
 
 use proptest::prelude::*;
 

@@ -1,5 +1,5 @@
 //! Packet sockets (packet(7)): their options (which is how any socket's are set), and what they say of a frame beside its bytes. Neither rustix
-//! nor nix has them.
+//! nor nix has them. Opens no socket.
 
 #![expect(
     clippy::cast_possible_truncation,

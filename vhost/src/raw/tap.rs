@@ -1,5 +1,5 @@
 //! What whoever holds the descriptor of a tap device asks the kernel for by it (`drivers/net/tun.c`). Neither rustix nor nix has these
-//! requests.
+//! requests. Opens none and moves no frame.
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};

@@ -1,4 +1,5 @@
-//! The other end, for tests: a virtqueue driver as plain as can be, split or packed, that can also lie.
+//! The other end, for tests: a virtqueue driver as plain as can be, split or packed, that can also lie. The suite has another one, which
+//! shares no code with it.
 
 use std::collections::{HashMap, VecDeque};
 use std::fs::File;

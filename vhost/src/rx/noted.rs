@@ -1,4 +1,4 @@
-//! The receive ring of a hardware NIC: frames as they go behind its prefix, and what is said of each of them.
+//! The receive ring of a hardware NIC: frames as they go behind its prefix, and what is said of each of them. Never decides who receives.
 
 #![expect(
     clippy::arithmetic_side_effects,

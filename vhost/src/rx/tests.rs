@@ -1,4 +1,4 @@
-//! Receive queues with a driver that may lie: what is delivered, and what is refused.
+//! Receive queues with a driver that may lie: what is delivered, and what is refused. No session and no socket.
 
 use proptest::prelude::*;
 use vf_packet::TcpLayout;

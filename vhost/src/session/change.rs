@@ -1,5 +1,6 @@
 //! What about a session changes while the device does not have the rings that it concerns: they are asked for, they come
-//! back, the change is made, and those that can run are given out again.
+//! back, the change is made, and those that can run are given out again. Never judges a message: what comes here has
+//! been checked.
 
 #![expect(
     clippy::cast_possible_truncation,

@@ -1,5 +1,6 @@
 //! What a session does for a driver that has a control queue: obeys what concerns the session, hands
-//! the rest out as actions, remembers what was asked until the driver is gone.
+//! the rest out as actions, remembers what was asked until the driver is gone. Never decides what a
+//! driver may have.
 
 #![expect(
     clippy::cast_possible_truncation,

@@ -2,7 +2,7 @@
 //! which the value names them. The front end notices nothing, and so does its driver but for a call that it need not have had.
 //!
 //! A session is [paused](Session::pause), [saved](Session::save), [restored](Session::restore) elsewhere and
-//! [goes on](Session::go_on) there, or here if nobody wants it.
+//! [goes on](Session::go_on) there, or here if nobody wants it. Sends nothing to that process.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;

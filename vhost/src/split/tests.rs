@@ -1,4 +1,4 @@
-//! The ring against its driver: hostile chains, suppression, wrap-around.
+//! The ring against its driver: hostile chains, suppression, wrap-around. No session and no socket.
 
 use proptest::prelude::*;
 

@@ -1,4 +1,5 @@
-//! The transmit ring of a hardware NIC: what is asked for a frame is in its descriptors, and not in front of it.
+//! The transmit ring of a hardware NIC: what is asked for a frame is in its descriptors, and not in front of it. Never decides where a
+//! frame goes.
 
 #![expect(
     clippy::arithmetic_side_effects,

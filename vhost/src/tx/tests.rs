@@ -1,4 +1,4 @@
-//! Transmit queues with a driver that may lie: what is taken, and what is refused.
+//! Transmit queues with a driver that may lie: what is taken, and what is refused. No session and no socket.
 
 use crate::eventfd::EventFd;
 use proptest::prelude::*;

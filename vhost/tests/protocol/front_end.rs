@@ -1,4 +1,4 @@
-//! A front end of a few lines, and a device that only notes which rings it has.
+//! A front end of a few lines, and a device that only notes which rings it has. Judges nothing.
 
 use std::collections::BTreeMap;
 use std::io::{IoSlice, Read, Write};

@@ -1,4 +1,4 @@
-//! The protocol half over real sockets, memory and eventfds.
+//! The protocol half over real sockets, memory and eventfds. No VMM of others: front ends are a few lines each.
 
 // The test configuration of the lint knows `#[test]` functions, not their helpers.
 #![allow(clippy::unwrap_used)]

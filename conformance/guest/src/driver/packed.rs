@@ -1,4 +1,4 @@
-//! The driver's end of a packed virtqueue (virtio 2.8).
+//! The driver's end of a packed virtqueue (virtio 2.8). Never looks at what is in the buffers.
 
 use std::collections::VecDeque;
 use std::sync::Arc;

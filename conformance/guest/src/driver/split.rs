@@ -1,4 +1,4 @@
-//! The driver's end of a split virtqueue (virtio 2.7).
+//! The driver's end of a split virtqueue (virtio 2.7). Never looks at what is in the buffers.
 
 use std::collections::VecDeque;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! Driver against device, in one process.
+//! Driver against device, in one process. No socket and no session.
 
 use std::collections::VecDeque;
 

@@ -1,4 +1,4 @@
-//! How a guest is set up, and what its interface counts.
+//! How a guest is set up, and what its interface counts. Sets nothing up and counts nothing itself.
 
 use std::net::Ipv4Addr;
 

@@ -2,7 +2,7 @@
 //! of them without a second copy of the stream.
 //!
 //! The pattern repeats after a prime number of bytes, so that a segment that is lost, doubled or
-//! moved by any power of two shows.
+//! moved by any power of two shows. Knows no stream: at the same offset all have the same byte.
 
 use std::sync::OnceLock;
 

@@ -1,7 +1,8 @@
 //! smoltcp's view of a [`NetDevice`]: tokens, offload capabilities, counters.
 //!
 //! Turns what smoltcp leaves undone into virtio-net header fields, and back. Holds at most one
-//! received frame, which the guest has a look at before smoltcp gets it.
+//! received frame, which the guest has a look at before smoltcp gets it. Never reads a clock,
+//! and never waits for room on a ring: then there is no token.
 
 use smoltcp::phy::{
     Checksum, ChecksumCapabilities, Device, DeviceCapabilities, Medium, PacketMeta, RxToken,

@@ -1,5 +1,6 @@
 //! The experiment with Linux guests: kernels of their own, TCP of their own, on the virtual clock. What they do is a script;
-//! what they carry is read off the frames that arrive. The guests run for as long as it is measured and no longer.
+//! what they carry is read off the frames that arrive. The guests run for as long as it is measured and no longer. No
+//! guest's own figure is believed: it is only reported beside that.
 
 use std::os::unix::net::UnixStream;
 use std::path::Path as FilePath;

@@ -1,4 +1,5 @@
-//! Turning what hosts and guests have counted into figures. Two readings and the time between them make a result.
+//! Turning what hosts and guests have counted into figures. Two readings and the time between them make a result. Reads counters that are
+//! there; looks at no frame and reads no clock.
 
 use std::collections::BTreeMap;
 

@@ -1,5 +1,5 @@
 //! What an experiment found, as its JSON says it. Figures come from a run, or are marked as what they are: theory, the
-//! 2009 measurement, the one calibrated constant.
+//! 2009 measurement, the one calibrated constant. Computes none of them.
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,4 @@
-//! What to run: the 2009 experiment unless told otherwise.
+//! What to run: the 2009 experiment unless told otherwise. Runs nothing.
 
 use std::fmt;
 

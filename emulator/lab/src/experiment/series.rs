@@ -1,5 +1,5 @@
 //! An experiment run several times: with other seeds, other numbers of streams, other MTUs. On the virtual clock with embedded
-//! guests the runs share out the machine's CPUs, since none of their figures depends on it.
+//! guests the runs share out the machine's CPUs, since none of their figures depends on it. Changes nothing in how one is run.
 
 use std::num::NonZero;
 use std::os::unix::net::UnixStream;

@@ -1,5 +1,6 @@
 //! The experiment on this machine's clock: `vfnic run`'s own server with its threads and sockets, and a thread of guests
-//! for each host. What comes out is this machine's figure, with the CPU time that each path took.
+//! for each host. What comes out is this machine's figure, with the CPU time that each path took. Its figures are never
+//! compared with those of the virtual clock.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

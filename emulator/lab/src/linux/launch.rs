@@ -1,6 +1,6 @@
 //! Starting guests. A guest's script travels in a small archive behind the initramfs, where its size does not matter and
 //! nothing in it needs quoting; a kernel's command line is short, and every program may read it. The script's output comes
-//! back through the guest's second serial line, which is this process' file.
+//! back through the guest's second serial line, which is this process' file. Waits for no guest and ends none.
 
 use std::fs::File;
 use std::io::{self, Write};

@@ -1,4 +1,4 @@
-//! What can be wrong with a scenario file, each on one line that says where and what to change.
+//! What can be wrong with a scenario file, each on one line that says where and what to change. Finds none of it.
 
 use std::fmt;
 use std::path::PathBuf;

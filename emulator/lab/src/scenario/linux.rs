@@ -1,5 +1,6 @@
 //! A scenario's guests played by Linux kernels: jobs become a shell script for each guest, which waits for each job's time
 //! and says what came of it. The output of a job that has not ended at the end is lost where the job still holds it.
+//! Decides nothing about time.
 
 use std::path::Path;
 

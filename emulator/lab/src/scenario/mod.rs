@@ -10,6 +10,8 @@
 //! - `expect`: what was promised
 //! - [`capture`](Capture): pcapng files
 //! - [`outcome`](ScenarioOutcome), [`report`](text()): what came out
+//!
+//! Writes nothing of the NIC again.
 
 mod capture;
 mod check;

@@ -1,4 +1,5 @@
 //! A scenario's outcome as a page: what arrived and what was busy over time, with the commands marked, and which promises were kept.
+//! Measures nothing.
 
 use vf_model::Nanos;
 use vf_nic::duration::Duration;

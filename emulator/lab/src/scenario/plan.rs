@@ -1,4 +1,4 @@
-//! What a scenario file asks for, with every name resolved. A [`ScenarioPlan`] cannot be wrong.
+//! What a scenario file asks for, with every name resolved. A [`ScenarioPlan`] cannot be wrong. Runs nothing.
 
 use std::collections::HashMap;
 use std::fmt;

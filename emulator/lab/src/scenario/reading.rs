@@ -1,4 +1,4 @@
-//! Everything that is measured, at one moment. All counts are since the start; two readings make a figure.
+//! Everything that is measured, at one moment. All counts are since the start; two readings make a figure. Changes nothing that it reads.
 
 use std::collections::BTreeMap;
 

@@ -1,5 +1,5 @@
 //! Who receives the frames that a scenario has its guests send one by one: told by their bytes, behind whatever tags the NIC has
-//! put on or taken off.
+//! put on or taken off. Judges nothing: who was to receive them is `expect`'s.
 
 use std::collections::{BTreeMap, BTreeSet};
 

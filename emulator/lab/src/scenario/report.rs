@@ -1,4 +1,4 @@
-//! An outcome as text: who did what when, how it went over time, and which promises were kept.
+//! An outcome as text: who did what when, how it went over time, and which promises were kept. Measures nothing.
 
 use std::fmt::Write as _;
 

@@ -1,5 +1,5 @@
 //! Runs a plan: guests do their jobs, commands are given at their times, readings are taken, frames are captured and
-//! digested. The same for all kinds of guests.
+//! digested. The same for all kinds of guests. Judges nothing: what was promised is `expect`'s.
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;

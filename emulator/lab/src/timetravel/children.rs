@@ -1,4 +1,4 @@
-//! The guests that this process has started: whether they have ended, and how. What is left of them ends with it.
+//! The guests that this process has started: whether they have ended, and how. What is left of them ends with it. Starts none.
 
 use std::process::{Child, ExitStatus};
 use std::time::{Duration, Instant};

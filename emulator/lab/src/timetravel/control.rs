@@ -1,5 +1,6 @@
 //! The control socket on the virtual clock: the same words as on the wall clock. Clients are looked after now and then, in
-//! wall time, between two turns; what they ask for happens at the virtual time that it is then.
+//! wall time, between two turns; what they ask for happens at the virtual time that it is then. Decides nothing about
+//! requests: the dispatcher of both clocks does.
 
 use std::ops::Deref;
 use std::time::{Duration, Instant};

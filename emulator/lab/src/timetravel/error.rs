@@ -1,4 +1,4 @@
-//! Why a simulation cannot start or go on.
+//! Why a simulation cannot start or go on. Says nothing of a guest that is left out: that is a fault, and the run goes on.
 
 use std::io;
 use std::process::ExitStatus;

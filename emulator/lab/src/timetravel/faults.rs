@@ -1,4 +1,4 @@
-//! Guests that end, and those that break the rules: each is named in one line and left out; the others go on for a while.
+//! Guests that end, and those that break the rules: each is named in one line and left out; the others go on for a while. Moves no clock.
 
 use std::time::Instant;
 

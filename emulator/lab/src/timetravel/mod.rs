@@ -7,9 +7,11 @@
 //! - `control`: the control socket
 //! - `children`: those guests that this process has started itself
 //! - `simulation`: the loop that runs guests and hosts in turn
-//! - `hear`: what guests say while it does
+//! - `receive`: what guests say while it does
 //! - `faults`: guests that end or break the rules
 //! - `error`: why it cannot go on
+//!
+//! Starts no guest: `linux` does.
 
 mod children;
 mod control;

@@ -1,4 +1,5 @@
-//! What guests say, on the calendar's socket and on those of their VFs: waits for it, and does what it asks for.
+//! What guests say, on the calendar's socket and on those of their VFs: waits for it, and does what it asks for. Never says who runs next:
+//! that is the calendar's.
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};

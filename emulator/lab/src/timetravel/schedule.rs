@@ -1,6 +1,6 @@
 //! The memory that calendar and guests share (linux/um_timetravel.h, version 2): a page that says who runs, since when
 //! and until when, and an entry for each client with the time it wants to run at. Whatever a guest writes there is a
-//! number to be judged by the reader.
+//! number to be judged by the reader. Decides nothing about time.
 
 use std::fmt;
 use std::io;

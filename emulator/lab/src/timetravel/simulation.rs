@@ -1,5 +1,5 @@
 //! The loop that runs guests and hosts in turn: one thread, one participant at a time, all that it waits for is a socket.
-//! A guest that breaks the rules is named and left out; the others go on.
+//! A guest that breaks the rules is named and left out; the others go on. Knows nothing of what guests do.
 
 use std::cell::RefCell;
 use std::fmt;

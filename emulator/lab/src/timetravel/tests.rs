@@ -1,4 +1,4 @@
-//! The calendar's side of the protocol, with guests of a few lines that speak in messages.
+//! The calendar's side of the protocol, with guests of a few lines that speak in messages. Starts no kernel.
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;

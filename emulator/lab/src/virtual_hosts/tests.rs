@@ -1,4 +1,4 @@
-//! Hosts on the virtual clock with guests that move raw frames over the real protocol.
+//! Hosts on the virtual clock with guests that move raw frames over the real protocol. No thread: guests are polled.
 
 use std::ops::Deref;
 use std::os::unix::net::UnixStream;

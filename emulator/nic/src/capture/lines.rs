@@ -1,4 +1,4 @@
-//! Events and drops as JSON, a line each: what `vfnic monitor` reads.
+//! Events and drops as JSON, a line each: what `vfnic monitor` reads. Writes no frame's bytes.
 
 use std::io::{self, Write};
 

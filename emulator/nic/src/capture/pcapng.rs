@@ -1,5 +1,6 @@
 //! Captures as pcapng (draft-ietf-opsawg-pcapng): an interface a port, each frame with its direction, path, queue and receivers, each
-//! dropped one with the reason and the rule, and what has happened in between as comments of the frame that follows.
+//! dropped one with the reason and the rule, and what has happened in between as comments of the frame that follows. Decides nothing
+//! about what is captured.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;

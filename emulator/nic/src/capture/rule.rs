@@ -1,5 +1,5 @@
 //! Why a captured frame was dropped, in words: the decision that made it so is asked for again, of the policy by which the frame was
-//! judged, in the thread that writes; planes note only the reason.
+//! judged, in the thread that writes; planes note only the reason. Changes no verdict and counts nothing.
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! The file as a whole: its sections, what the command line says over it, and where in it a mistake is.
+//! The file as a whole: its sections, what the command line says over it, and where in it a mistake is. Opens nothing but the file.
 
 use std::collections::BTreeSet;
 use std::io::Read;

@@ -1,4 +1,4 @@
-//! `[[nic]]`: one NIC with its VFs, as it is written and as it is once it has been checked.
+//! `[[nic]]`: one NIC with its VFs, as it is written and as it is once it has been checked. Opens nothing.
 
 use std::collections::BTreeSet;
 use std::path::Path;

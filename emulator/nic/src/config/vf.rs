@@ -1,4 +1,4 @@
-//! `[[nic.vf]]`: the socket of a VF and its policy at the start.
+//! `[[nic.vf]]`: the socket of a VF and its policy at the start. Opens nothing.
 
 use std::fmt;
 use std::path::{Path, PathBuf};

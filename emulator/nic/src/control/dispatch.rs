@@ -1,5 +1,5 @@
 //! Carries out requests, for either clock. Decides what is refused and what changes; when and how a new policy gets to planes
-//! and guests is for whoever owns the NICs.
+//! and guests is for whoever owns the NICs. Reads no socket and moves no ring.
 
 use std::collections::BTreeMap;
 use std::ops::Deref;

@@ -1,6 +1,6 @@
 //! Distributions of delays as tables of their quantiles, as tc has them in files: 4096 deviations from the mean in units of the
 //! standard deviation over 8192. Made of sums and products only, which every machine rounds alike, so that a run is the same to
-//! the bit everywhere.
+//! the bit everywhere. Draws no number.
 
 use std::sync::LazyLock;
 

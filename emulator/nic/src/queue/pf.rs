@@ -4,6 +4,8 @@
 //! A VF may have [eight times](SHARE) as much in such a queue as is still free in it: one that floods leaves a ninth of it to others, two a
 //! seventeenth, and who sends now and then always finds room (a dynamic threshold, as shared-memory switches have). What comes from the
 //! wire may have all that VFs leave, as a NIC fills the buffers of its driver.
+//!
+//! Never judges a frame, and never waits.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

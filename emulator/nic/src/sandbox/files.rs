@@ -1,5 +1,6 @@
 //! Which files there are for the control thread (landlock(7)): its folders. What is open stays
-//! open. To connect to a socket it takes the socket's own permission, as ever.
+//! open. To connect to a socket it takes the socket's own permission, as ever. Says nothing of
+//! system calls: that is `calls`.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;

@@ -1,4 +1,4 @@
-//! Opens sockets to those who may connect beside this user. Every socket is this user's alone until then.
+//! Opens sockets to those who may connect beside this user. Every socket is this user's alone until then. Makes no socket.
 
 use std::io;
 use std::path::Path;

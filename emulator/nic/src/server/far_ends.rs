@@ -1,5 +1,5 @@
-//! Keeps the two ends of the link alike between a NIC and what is at the other end of its port that is no NIC: what that sees of the link, and what the NIC
-//! does.
+//! Keeps the two ends of the link alike between a NIC and what is at the other end of its port that is no NIC: what that sees of the
+//! link, and what the NIC does. Moves no frame.
 
 use std::io;
 

@@ -1,5 +1,5 @@
 //! The server's part of a hand-over ([`handover`](crate::handover)): everything stands still, is sent, and goes on at the other end or here.
-//! Whoever else has asked for something waits that long.
+//! Whoever else has asked for something waits that long. Never decides who may ask.
 
 use std::mem;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};

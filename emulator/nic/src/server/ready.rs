@@ -1,5 +1,5 @@
 //! Saying that everything listens: a file `ready` beside the sockets, the manager's socket (`sd_notify`) where there is one,
-//! and a descriptor that whoever has started the process has left open for that.
+//! and a descriptor that whoever has started the process has left open for that. Never waits for a reader.
 
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write};

@@ -1,4 +1,4 @@
-//! The sockets of VFs, and the monitors of their guests' QEMUs: opened, and handed to whoever serves them.
+//! The sockets of VFs, and the monitors of their guests' QEMUs: opened, and handed to whoever serves them. Reads no message.
 
 use std::time::Instant;
 

@@ -1,4 +1,4 @@
-//! Taps that are on VFs from the start, by the configuration.
+//! Taps that are on VFs from the start, by the configuration. Copies no frame: a tap's own thread does.
 
 use vf_model::VfIndex;
 

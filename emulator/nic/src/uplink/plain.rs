@@ -1,4 +1,5 @@
-//! Frames as a wire has them, for uplinks that leave nothing to others: super-frames are cut, and partial checksums are finished.
+//! Frames as a wire has them, for uplinks that leave nothing to others: super-frames are cut, and partial checksums are finished. Sends
+//! nothing.
 
 use vf_model::{FrameMeta, OnWire};
 use vf_packet::checksum::complete;

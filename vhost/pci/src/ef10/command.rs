@@ -1,4 +1,4 @@
-//! The commands of MCDI by number: those that a VF's driver sends, and those that only the driver of a PF may.
+//! The commands of MCDI by number: those that a VF's driver sends, and those that only the driver of a PF may. Answers none.
 
 use std::fmt;
 

@@ -1,5 +1,6 @@
 //! What the controller of an EF10 NIC answers to the driver of a VF, command by command, as its firmware does: what it knows of the NIC it
-//! reads in the NIC's policy, and what it changes there it asks for in the driver's name.
+//! reads in the NIC's policy, and what it changes there it asks for in the driver's name. Grants nothing of the NIC's itself, and never
+//! judges a frame.
 
 use vf_model::{
     DriverAction, FilterMatch, FilterOp, MacAddr, MailboxRequest, MatchFlags, Mtu, Policy,

@@ -1,5 +1,5 @@
 //! How EF10's descriptors look, 8 bytes each, and how its rings complete: with events. Options of a transmit ring stand for themselves
-//! among the buffers, and hold for the frames behind them; segmentation holds for the next one.
+//! among the buffers, and hold for the frames behind them; segmentation holds for the next one. Moves no frame, and knows no register.
 
 use std::sync::Arc;
 

@@ -1,4 +1,5 @@
 //! Virtual interfaces and what they are made of: INIT and FINI of event, receive and transmit queues, and the doorbells of those that run.
+//! Never moves a frame.
 
 use std::sync::Arc;
 

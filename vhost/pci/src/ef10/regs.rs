@@ -1,4 +1,5 @@
 //! The registers in the memory BAR of an EF10 VF: one window of 8 KiB for each virtual interface, and those of the function in the first.
+//! Reads and writes none.
 
 /// Virtual interfaces of a VF: an event queue, a receive and a transmit queue each. So many that whatever drivers make of the [`VECTORS`] finds room:
 /// Linux's takes two transmit queues for each vector, or four for each that is for XDP.

@@ -1,4 +1,5 @@
-//! A driver of an EF10 VF in plain Rust, which does what Linux's sfc does, and a NIC whose rings the tests have in hand.
+//! A driver of an EF10 VF in plain Rust, which does what Linux's sfc does, and a NIC whose rings the tests have in hand. No transport: the
+//! function is called as its slot calls it.
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,5 @@
-//! Advanced descriptors (82599 data sheet 7.1.6 and 7.2.3.2), 16 bytes each: what a driver writes, and what the NIC writes back.
+//! Advanced descriptors (82599 data sheet 7.1.6 and 7.2.3.2), 16 bytes each: what a driver writes, and what the NIC writes back. Moves no
+//! frame, and knows no register.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

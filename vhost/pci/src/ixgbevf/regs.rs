@@ -1,4 +1,4 @@
-//! Offsets and bits of the registers in BAR 0.
+//! Offsets and bits of the registers in BAR 0. Reads and writes none.
 
 /// Device control; nothing but a reset is in it.
 pub(super) const VFCTRL: u64 = 0x0;

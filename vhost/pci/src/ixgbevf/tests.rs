@@ -1,4 +1,5 @@
-//! The virtual function under a driver: registers, mailbox, rings; an honest one and one that lies.
+//! The virtual function under a driver: registers, mailbox, rings; an honest one and one that lies. No transport: the function is called as
+//! its slot calls it.
 
 mod hostile;
 mod mailbox;

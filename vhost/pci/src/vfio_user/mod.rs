@@ -2,6 +2,8 @@
 //! ("vfio-user Protocol Specification" in QEMU's documents). We are its server.
 //!
 //! [`message`] is the words, [`session`] what they mean, [`endpoint`] a socket with one session at a time.
+//!
+//! Knows no register of the function.
 
 pub mod endpoint;
 pub mod message;

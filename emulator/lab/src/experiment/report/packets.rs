@@ -1,4 +1,4 @@
-//! The chart of single packets behind a measurement.
+//! The chart of single packets behind a measurement. Measures nothing.
 
 use crate::experiment::outcome::{Depth, Timeline};
 use crate::page::chart::{LEFT, WIDTH, grid, open, round_step};

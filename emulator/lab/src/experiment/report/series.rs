@@ -1,4 +1,5 @@
-//! Several runs for people: a table on the console, and a page of small charts of the same scale, one for each number of streams.
+//! Several runs for people: a table on the console, and a page of small charts of the same scale, one for each number of streams. Measures
+//! nothing.
 
 use super::{capital, thousands, whole};
 use crate::experiment::series::{Figure, Series, Setting};

@@ -1,4 +1,4 @@
-//! What the page and the summary say of made-up outcomes.
+//! What the page and the summary say of made-up outcomes. Runs no experiment.
 
 use std::collections::BTreeMap;
 

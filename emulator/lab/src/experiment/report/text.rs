@@ -1,4 +1,4 @@
-//! The summary on the console: plain text, at most [`WIDTH`] columns, the same for the same outcome.
+//! The summary on the console: plain text, at most [`WIDTH`] columns, the same for the same outcome. Measures nothing.
 
 use super::{
     auto, busy, capital, device, fewer_acks, is_2009_setup, netem, offloads, ratio, spread, tcp,

@@ -1,4 +1,5 @@
-//! What is held back of what impaired VFs are to get, until it is due. What becomes of it meanwhile is [`crate::netem`]'s.
+//! What is held back of what impaired VFs are to get, until it is due. What becomes of it meanwhile is [`crate::netem`]'s. Never judges a
+//! frame.
 
 use vf_model::{Judge, Nanos, Policy, TagEdit, VfIndex};
 use vf_vhost::rx::{BURST_EFFORT, EFFORTLESS};

@@ -1,4 +1,4 @@
-//! Impairments in front of a wire, and of an uplink that takes little.
+//! Impairments in front of a wire, and of an uplink that takes little. No device of the host, and time is an argument.
 
 use std::collections::BTreeMap;
 
