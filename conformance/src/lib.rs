@@ -8,12 +8,14 @@
 //! - [`subject`]: the back end under test
 //! - [`case`](mod@case), [`cases`], [`verdict`]: what is asked of it, and how that ends
 //! - [`runner`]: how all of that is run
+//! - [`group`]: programs that the suite has started, and their end
 //! - [`adapter`]: how a subject is administered, for cases about that
 //! - [`mod@bench`]: what cases are written with
 //! - [`table`]: several subjects beside each other
 //! - `front_end` (feature `cli`): the other half, front ends judged by a back end of ours
 //! - `ledger` (feature `cli`): what the documents ask, and which case judges it
 //! - [`report`]: findings as text and JSON, and which of them count
+//! - [`junit`]: findings as JUnit
 //!
 //! The program `vf-conformance` (feature `cli`) runs the suite, and the load generator [`vf-load`](../vf_load/index.html).
 //!

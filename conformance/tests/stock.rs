@@ -13,26 +13,34 @@ use vf_conformance::report::{self, Measure};
 use vf_conformance::runner::{self, Plan};
 use vf_conformance::subject::Subject;
 
-/// What `examples/stock-backend.rs` says of itself.
+/// What `examples/stock-backend.rs` fails, and why.
 const KNOWN_FAILURES: &[&str] = &[
+    // The size of a ring is acknowledged and ignored.
     "proto/refusals-told",
+    // A ring runs once it is enabled.
     "proto/start-on-kick",
     "proto/polled-rings",
     // It looks where a ring is when it starts.
     "proto/base-reserved-bits",
     "proto/used-ring-outside",
+    // The flag is not looked at.
     "ring/no-interrupt-flag",
     "ring/call-for-discarded",
+    // A broken chain looks like a short one.
     "ring/next-out-of-range",
+    // The customary loop around `enable_notification` never ends, and with it the session.
     "ring/avail-jump",
     "ring/avail-backwards",
+    // A disabled ring is left to the author.
     "net/tx-disabled-discards",
     "net/rx-disabled-silent",
     "net/tx-disabled-discards-all",
     // Its header has twelve bytes whatever was negotiated.
     "net/hdr-legacy",
+    // The worker blocks in its write.
     "robust/pipe-as-call-fd",
     "robust/saturated-call-fd",
+    // The process dies of SIGBUS.
     "robust/memfd-short",
     "robust/memfd-truncate",
     // A descriptor a session.

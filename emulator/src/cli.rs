@@ -533,7 +533,7 @@ pub struct Run {
     /// CPUs that these threads run on, one each in turn, such as 1 or 2-5 [default: any]
     #[arg(long, value_name = "LIST")]
     pub cpus: Option<CpuList>,
-    /// Where sockets are made [default: $XDG_RUNTIME_DIR/vfnic]
+    /// Where sockets are made [default: $XDG_RUNTIME_DIR/vfnic, else /run/vfnic for root and /tmp/vfnic-UID for others]
     #[arg(long, value_name = "DIR")]
     pub socket_dir: Option<PathBuf>,
     /// QMP socket of the QEMU on VF N (of the first NIC): its guest is shown its link there, and what it asks for is heard

@@ -215,7 +215,7 @@ impl Learned {
     /// One of a VF's filters on flows, drawn at random: the next to give way.
     pub(crate) fn draw(&self, vf: VfIndex) -> Option<FastKey> {
         let own = self.of_vf(vf, false).count();
-        // Each draw has a number of its own, whoever gives way.
+        // `next_id` is another number at each draw, so that it is not always the same place in the list that gives way.
         let drawn = splitmix(self.0.seed, self.0.next_id) % (own as u64).max(1);
         self.of_vf(vf, false).nth(drawn as usize)
     }

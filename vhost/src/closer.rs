@@ -3,9 +3,9 @@
 //!
 //! To close a descriptor can take as long as its sender likes. The last `close` of a TCP socket with `SO_LINGER` waits for the
 //! peer, that of a file of FUSE for its server; and with a Unix socket everything is closed that waits in it to be received,
-//! such descriptors among them. To give a guest's memory back takes a fifth of a second for each GiB. The watchdog ends what a signal can end. What it cannot end holds up the thread here, and with
-//! it whatever else the same sender has sent; [`Closer::pending`] says how much that is. Never closes anything on the caller's
-//! thread.
+//! such descriptors among them. To give a guest's memory back takes the longer the more of it was touched. The watchdog ends what a
+//! signal can end. What it cannot end holds up the thread here, and with it whatever else the same sender has sent;
+//! [`Closer::pending`] says how much that is. Never closes anything on the caller's thread.
 
 #![expect(clippy::arithmetic_side_effects, reason = "a count of descriptors")]
 
@@ -121,7 +121,7 @@ impl Closer {
         if queue.has_thread || queue.waiting.is_empty() {
             return;
         }
-        // Without it nobody would interrupt the thread, which is the same as if it had nothing to interrupt it for.
+        // If the watchdog cannot be started, the thread closes all the same; a `close` that hangs is not interrupted then.
         let _ = watchdog::start();
         let shared = Arc::clone(&self.0);
         let thread = thread::Builder::new().name("close".to_owned());

@@ -599,7 +599,7 @@ impl TxQueue {
         let found = self.vring.set_notify(on || !enabled);
         let broken = self.vring.is_broken();
         let goes_on = (enabled || self.vring.discards) && !broken;
-        // Who asks for none does not look either, whatever a driver is told.
+        // A caller that turns notifications off does not want to know whether something has come: to it only a broken ring matters.
         found && (on || broken) || on && goes_on && waits
     }
 }

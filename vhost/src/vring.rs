@@ -123,7 +123,7 @@ impl Vring {
         Ok(Vring {
             ring: Ring::Hardware(Box::new(ring)),
             index: config.index,
-            // It takes a frame over several descriptors; what else is left to a driver, its own ring says.
+            // A hardware ring takes a frame in several descriptors, as mergeable buffers do; all other offloads are asked for by its descriptors.
             features: VirtioFeatures::MRG_RXBUF,
             enabled: true,
             coalescing: Coalescing::default(),

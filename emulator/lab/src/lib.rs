@@ -10,6 +10,7 @@
 //! - [`embedded`]: guests in this process that do
 //! - [`scenario`]: files that say what guests and administrators do, and what is to come of it
 //! - [`experiment`]: the 2009 measurement on either clock
+//! - [`provenance`]: which build and machine figures come from
 //!
 //! # Repeat the experiment of 2009
 //!

@@ -364,7 +364,7 @@ impl VirtualHosts {
                     let next = self.commands.keys().next().map(|(next, _)| *next);
                     let flaps = self.hosts().filter_map(|host| host.borrow().flap_at());
                     let next = flaps.chain(next).min();
-                    // After what is due now there may be more.
+                    // If a command was due, look again at this very time: there may be another one.
                     let next = due.as_ref().map(|_| now).or(next);
                     self.calendar.set(id, next);
                     if let Some((host, command)) = due {

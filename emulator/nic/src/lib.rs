@@ -1,6 +1,6 @@
 //! A 10 GbE NIC in software, as a library: what `vfnic run` needs on this machine's clock. It joins the pure NIC model
-//! (`vf-model`) with the device side of vhost-user (`vf-vhost`) and re-implements neither. It plays no guest, knows no
-//! experiment, and parses no command line.
+//! (`vf-model`) with the device side of vhost-user (`vf-vhost`) and re-implements neither. It plays no guest that is no
+//! network device of the host, knows no experiment, and parses no command line.
 //!
 //! - [`config`]: what a user can say about NICs, VFs and wires
 //! - [`server`]: all sockets on one thread
@@ -8,14 +8,19 @@
 //! - [`instance`]: a NIC with its hypervisor and its VFs' sockets
 //! - [`plane`]: what moves frames, the direct and the mediated path
 //! - [`uplink`]: what is plugged into a NIC's port
+//! - [`queue`]: what carries frames between planes
 //! - [`tap_port`]: a network device of the host on a VF, in place of a VM
 //! - `netem`: impairments of what passes a port
+//! - [`capture`]: what somebody wants to see of a running NIC
 //! - [`watch`]: the frames that pass a host on the virtual clock
 //! - [`clock`]: where a host gets its time from, and [`duration`] how a user writes one
 //! - [`tournament`]: the least of many keys in one step
 //! - [`log`]: the log, for which nobody waits
 //! - [`handover`]: what another process needs to go on where this one is
+//! - [`state_file`]: what commands have changed, for the next start
 //! - [`kept`]: how far what commands change has been written down
+//! - [`metrics`]: what `show` says, for scrapers
+//! - [`qmp`]: a client of QEMU's monitor
 //! - [`sandbox`]: what each thread may do, and nothing else
 //! - [`panics`]: the end of a process with a bug
 //!

@@ -86,7 +86,7 @@ pub(crate) fn top(ctl: &Path, nic: Option<String>, args: &cli::Top) -> Result<()
                 Some(Action::Quit) => break 'shown Ok(()),
                 Some(Action::Command(nic, words)) => {
                     let nic = Some(nic);
-                    // It hears them for as long as anybody hears it.
+                    // This fails only if the thread that sends commands has ended.
                     let _ = commands.send(NicCommand { nic, words });
                 }
                 Some(Action::Capture(port)) => captures.begin(port),

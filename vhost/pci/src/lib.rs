@@ -3,7 +3,8 @@
 //! A [`Function`](function::Function) is the model of one family of virtual function: its registers and what they do. There are two,
 //! [`ixgbevf`] and [`ef10`]. What it asks of the NIC that it is a part of, it asks its [`Host`](function::Host). Everything that is
 //! alike in all PCI functions is here once: configuration space ([`config_space`]), interrupts ([`msix`]), and both with a function between
-//! them in a [`Slot`](slot::Slot). By [`vfio_user`] a hypervisor reaches it.
+//! them in a [`Slot`](slot::Slot). By [`vfio_user`] a hypervisor reaches it, by [`pcidev`] a kernel of
+//! User-Mode Linux.
 //!
 //! Nothing that a guest's driver or its hypervisor does makes this crate panic, block or touch memory that it was not given, and no
 //! decision about a frame is made here.

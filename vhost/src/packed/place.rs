@@ -76,9 +76,11 @@ pub(super) fn find(ring: &[Marks], habits: Habits, told: Told) -> Option<Found> 
     let back = |n: usize| (place + 2 * size - n) % (2 * size);
     let at = |place: usize| ring.get(place % size).copied();
     let open_at = |place: usize| at(place).is_some_and(|marks| !marks.is_used());
-    // One descriptor is as good as another: what a chain has behind its first looks available for ever.
+    // A device writes back the first descriptor of a chain only: the others look available for good. Here each descriptor is a chain by
+    // itself, so that there are none of those.
     let alone = habits.indirect && ring.iter().all(|marks| marks.flags & NEXT == 0);
-    // And each has a used descriptor of its own, as what was written always has.
+    // With IN_ORDER a batch may have one used descriptor for all its chains (virtio 2.8.8), but not for those that were written to. Here each
+    // chain has one of its own.
     let to_write = |marks: &Marks| marks.flags & WRITE != 0 || marks.flags == 0; // or nobody has written it yet
     let certain = alone && (!habits.in_order || ring.iter().all(to_write));
     let (Told::New(given) | Told::Place(given)) = told;

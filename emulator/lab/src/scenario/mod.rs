@@ -2,14 +2,15 @@
 //! It runs on the virtual clock, the same to the bit each time, with guests in this process or with Linux kernels.
 //!
 //! - `parse`: the words of a file
-//! - [`plan`](ScenarioPlan): what they mean, and `check` how that is found
+//! - [`plan`](ScenarioPlan): what they mean, and `check` how that is found; `error`: what can be wrong with them
+//! - `shipped`: the files that come with the program
 //! - [`run`](run()): doing it
 //! - `guests`, `embedded`, `linux`: who plays the guests
 //! - `traffic`, `receivers`, `reading`, `record`: what is measured
 //! - [`comparison`](Comparison): several files, or one with several profiles, side by side
 //! - `expect`: what was promised
 //! - [`capture`](Capture): pcapng files
-//! - [`outcome`](ScenarioOutcome), [`report`](text()): what came out
+//! - [`outcome`](ScenarioOutcome), [`report`](text()), `page`: what came out
 //!
 //! Writes nothing of the NIC again.
 

@@ -209,7 +209,8 @@ impl Simulation {
         if !kicked {
             return self.note_session(h, vf);
         }
-        // Only now: it may have been served something before, gone on, and kicked later than that.
+        // The time is read behind the kick and not before it: while its socket was served the guest may have run on, and its kick is of that
+        // later time.
         if let Some(g) = self.running {
             self.hear_time(g);
         }

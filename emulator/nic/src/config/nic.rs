@@ -211,7 +211,7 @@ fn default_mac_base(n: usize) -> MacAddr {
 pub(super) fn own_mac_base(machine: &str, socket_dir: &Path, n: usize) -> MacAddr {
     let folder = std::path::absolute(socket_dir).unwrap_or_else(|_| socket_dir.to_owned());
     let mut said = machine.trim().as_bytes().to_vec();
-    // Neither has one in it.
+    // A NUL between the two: neither a machine's id nor a path has one.
     said.push(0);
     said.extend(folder.as_os_str().as_encoded_bytes());
     let [a, b, c, ..] = xxh3_64(&said).to_be_bytes();

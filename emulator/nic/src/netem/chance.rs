@@ -14,7 +14,7 @@ pub(super) struct Numbers(Xoshiro128PlusPlus);
 
 impl Numbers {
     pub(super) fn new(seed: u64, stream: u64) -> Numbers {
-        // The generator's own seeding makes seeds that differ in a bit different everywhere.
+        // `seed_from_u64` mixes the seed (SplitMix64): seeds that differ in one bit give unrelated numbers.
         Numbers(Xoshiro128PlusPlus::seed_from_u64(
             seed ^ stream.rotate_right(16),
         ))

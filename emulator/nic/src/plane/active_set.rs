@@ -113,7 +113,7 @@ impl ActiveSet {
             true => self.attached.intersection(self.busy.union(self.before)),
             false => self.attached,
         };
-        // A period often ends as it began, and the idle may be many.
+        // Often nothing has changed. Then the list is not made anew, which costs as much as there are idle VFs.
         if active == self.active && self.attached == self.sorted {
             return;
         }

@@ -244,7 +244,7 @@ impl DirectPlane {
         moved += self.poll_loopback(now, true);
         self.send_marker(now);
         self.flush(now);
-        // A marker is to come back before anything is in order.
+        // While a marker is to be sent or on its way the plane is not empty: it counts as work.
         moved + usize::from(self.nic.is_marker_due())
     }
 

@@ -418,7 +418,7 @@ fn pass(
         since,
         dropped,
     } = arrivals;
-    // What is held back is not late.
+    // Netem counts from when the frames arrived. `since` is empty then: what netem gives out comes when it is due, and is not late.
     let start = since.take().unwrap_or(now);
     let mut lose = |why, frame| dropped.push((why, frame));
     for frame in frames.drain(..) {

@@ -36,7 +36,7 @@ pub fn switch_paths<A: DerefMut<Target = DirectPlane>>(
         }
     }
     if workers.len() > 1 {
-        // A frame that waited for the wire in its ring is on its way to the port now: it goes before those on the other path.
+        // A frame that waited in its ring for the wire is on its way to the port now: it has to be there before its VF's frames on the other path.
         drain(now, workers, hypervisor);
     }
 }
@@ -71,7 +71,7 @@ fn move_rings(
                 hypervisor.attach(vf, vring);
             }
         }
-        // It goes before what comes on the other path.
+        // A frame that is parked for the port is sent now, so that none of its VF's frames on the other path overtakes it.
         worker.send_stuck(now, vf);
         hypervisor.model.take_limit(vf, &worker.nic);
         let backlog = worker.take_backlog(vf);

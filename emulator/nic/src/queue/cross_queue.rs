@@ -81,7 +81,7 @@ impl Shares {
         if self.has_room(sender) {
             return true;
         }
-        // A good part of it may be gone.
+        // The other worker may have taken out much of what is still counted here.
         let there = queue.len();
         while self.order.len() > there {
             let Some((sender, cost)) = self.order.pop_front() else {

@@ -143,7 +143,7 @@ impl Queue {
             }
         }
         self.write(regs::CONTROL, control);
-        // Of one that the driver has disabled, and enabled again perhaps, the head is what the driver has written.
+        // While the queue stops, its head register is the driver's to write: it is not overwritten with the ring's.
         if self.running && !self.wants_to_stop() {
             self.show_head();
         }
