@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 use vm_memory::Bytes;
 
-use crate::bench::{Link, QUIET, with, without};
+use crate::bench::{Bench, Link, with, without};
 use crate::case::{Case, Level, Need};
 use crate::cases::by_hand::{called, place, signal};
 use crate::cases::protocol::F30;
@@ -110,35 +110,16 @@ pub(super) const CASES: &[Case] = &[
         source: "VU Suspended device state; VU Migration; V 2.4.1",
         sent: "GET_VRING_BASE for all rings of a port; then a frame in its send ring, kicked, and a broadcast for it.",
         expected: "Not a byte of guest memory changes, no call and no message comes, and GET_FEATURES is answered.",
-        run: |bench| {
-            let mut link = bench.link(&NetConfig::default())?;
-            let frame = link.frame(200);
-            link.pass(&frame)?;
-            let mut front = stopped(&mut link)?;
-            link.tx.send(0, &NetHeader::default(), &[0xff; 60])?;
-            link.tx.tx_ring(0).queue.publish();
-            link.tx.calls().for_each(|call| {
-                call.drain();
-            });
-            let before = contents(&link.tx)?;
-            signal(&mut link);
-            if let Some(peer) = &mut link.rx {
-                peer.send(0, &NetHeader::default(), &[0xff; 60])?;
-                peer.kick();
-            }
-            ensure(!front.readable(2 * QUIET)?, "a message came unasked")?;
-            let after = contents(&link.tx)?;
-            let wrong = before.iter().zip(&after).position(|(a, b)| a != b);
-            ensure(
-                wrong.is_none(),
-                format_args!("byte {wrong:?} of guest memory changed"),
-            )?;
-            for call in link.tx.calls() {
-                ensure(!call.wait(Duration::ZERO)?, "the driver was called")?;
-            }
-            front.get_features()?;
-            Ok(Seen::Conforms)
-        },
+        run: |bench| suspended(bench, false),
+    },
+    Case {
+        id: "proto/suspended-when-disabled",
+        level: Level::Must,
+        needs: &[F30],
+        source: "VU Suspended device state; VU Ring states (a stopped ring must not be processed, enabled or not)",
+        sent: "SET_VRING_ENABLE 0 and GET_VRING_BASE for all rings of a port, as QEMU stops one; then a frame in its send ring, kicked, a broadcast for it, and 400 ms.",
+        expected: "Not a byte of guest memory changes, no call and no message comes, and GET_FEATURES is answered: what is in a stopped ring is not discarded either.",
+        run: |bench| suspended(bench, true),
     },
     Case {
         id: "proto/reset-device",
@@ -234,15 +215,18 @@ pub(super) const CASES: &[Case] = &[
             Need::Protocol(protocol::NET_MTU, "NET_MTU"),
         ],
         source: "VU NET_SET_MTU",
-        sent: "NET_SET_MTU with 1500, or with the mtu that is told if that is less, and with 65536, which no 16 bits of configuration space hold.",
-        expected: "0 for the first, something else for the second.",
+        sent: "NET_SET_MTU with 1500, or with the mtu that is told if that is less, with just the mtu that is told, and with 65536, which no 16 bits of configuration space hold.",
+        expected: "0 for the first two, something else for the third.",
         run: |bench| {
             let mut config = NetConfig::default();
             config.protocol_features |= protocol::NET_MTU;
             let (mut front, net) = bench.negotiated(&config)?;
             front.set_features(net.features())?;
             let mut set = |mtu: u64| front.set(request::NET_SET_MTU, &mtu.to_ne_bytes(), &[]);
-            set(bench.mtu().unwrap_or(1500).min(1500).into())?;
+            let told = bench.mtu().unwrap_or(1500);
+            for mtu in [told.min(1500), told] {
+                set(mtu.into())?;
+            }
             let answer = set(65536);
             ensure(answer.is_err(), "an MTU of 65536 was called valid")?;
             drop(front);
@@ -489,6 +473,48 @@ pub(super) const CASES: &[Case] = &[
         },
     },
 ];
+
+/// All rings of a port stop, disabled before or not, and stay as they are.
+fn suspended(bench: &Bench, disables: bool) -> Result<Seen, Failure> {
+    let gone = || Failure::Wrong("there is no session".into());
+    // A back end may look now and then only for what is to be discarded.
+    let wait = if disables { 400 } else { 120 };
+    let wait = Duration::from_millis(wait);
+    let mut link = bench.link(&NetConfig::default())?;
+    let frame = link.frame(200);
+    link.pass(&frame)?;
+    if disables {
+        let rings = link.tx.rings();
+        let front = link.tx.frontend().ok_or_else(gone)?;
+        for index in 0..rings {
+            front.set_vring_enable(index, false)?;
+        }
+    }
+    let mut front = stopped(&mut link)?;
+    link.tx.send(0, &NetHeader::default(), &[0xff; 60])?;
+    link.tx.tx_ring(0).queue.publish();
+    link.tx.calls().for_each(|call| {
+        call.drain();
+    });
+    let before = contents(&link.tx)?;
+    signal(&mut link);
+    if let Some(peer) = &mut link.rx {
+        peer.send(0, &NetHeader::default(), &[0xff; 60])?;
+        peer.kick();
+    }
+    ensure(!front.readable(wait)?, "a message came unasked")?;
+    let after = contents(&link.tx)?;
+    let wrong = before.iter().zip(&after).position(|(a, b)| a != b);
+    ensure(
+        wrong.is_none(),
+        format_args!("byte {wrong:?} of guest memory changed"),
+    )?;
+    for call in link.tx.calls() {
+        ensure(!call.wait(Duration::ZERO)?, "the driver was called")?;
+    }
+    front.get_features()?;
+    Ok(Seen::Conforms)
+}
 
 /// Stops all rings of the sender and takes its session out.
 pub(super) fn stopped(link: &mut Link) -> Result<Frontend, Failure> {

@@ -239,6 +239,46 @@ pub(super) const CASES: &[Case] = &[
         },
     },
     Case {
+        id: "net/mtu-in-burst",
+        level: Level::Must,
+        needs: &[F30, CONFIG, MTU, Need::Peer],
+        source: "V 5.1.4.1",
+        sent: "The same in bursts: frames that mtu allows, and behind each, with the same kick, one that is 100 bytes longer than it allows.",
+        expected: "Those that are longer do not arrive: that the frame before one went the same way and was short enough is no matter.",
+        run: |bench| {
+            let mtu = space(bench)?.mtu;
+            let wide = |config| NetConfig {
+                mtu: mtu.saturating_add(200),
+                ..config
+            };
+            if mtu > u16::MAX - 200 {
+                return Err(Failure::Unmet(format!(
+                    "an mtu that a frame can exceed, and it is {mtu}"
+                )));
+            }
+            let mut link = bench.link_of(&wide(without(feature::MTU)), &wide(with(0)))?;
+            let longest = usize::from(mtu) + ETHERNET;
+            for _ in 0..8 {
+                for len in [longest, longest + 100, 400, longest + 100, 400] {
+                    let frame = link.frame_of(len);
+                    let sent = link.tx.send(0, &NetHeader::default(), &frame)?;
+                    ensure(sent, "the send ring is full")?;
+                }
+                link.tx.kick();
+                let last = link.frame(300);
+                link.send(&last)?;
+                let came = link.arrives_among(&last, DEADLINE, |other| {
+                    ensure(
+                        other.len() <= longest,
+                        format_args!("{} bytes came, where mtu allows {longest}", other.len()),
+                    )
+                })?;
+                ensure(came, "a frame behind a burst did not arrive")?;
+            }
+            Ok(Seen::Conforms)
+        },
+    },
+    Case {
         id: "net/mtu-of-segments",
         level: Level::Must,
         needs: &[F30, CONFIG, MTU, TSO, Need::Peer],

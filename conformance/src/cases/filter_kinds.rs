@@ -10,13 +10,13 @@ use crate::control::{obeyed, queue_pairs};
 use crate::verdict::{Failure, Seen, ensure};
 use vf_guest::net::NetConfig;
 
-const SCTP: u8 = 132;
+pub(super) const SCTP: u8 = 132;
 /// IPv6 options (RFC 8200 4.3, 4.6).
 const HOP_BY_HOP: u8 = 0;
 const DESTINATION: u8 = 60;
 /// IPv6 hosts a and b.
 const A: [u8; 16] = [0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xa];
-const B: [u8; 16] = [0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xb];
+pub(super) const B: [u8; 16] = [0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xb];
 
 pub(super) const CASES: &[Case] = &[
     Case {
@@ -182,8 +182,8 @@ pub(super) const CASES: &[Case] = &[
         level: Level::Model,
         needs: &[ADMIN, Need::Peer],
         source: "IEEE 802.1Q-2018 (a tag behind a tag); docs of the back end",
-        sent: "A filter that drops VLAN 5 behind VLAN 9, and frames with a tag of 9, with 6 and with 5 behind it, and with 5 alone, in turn.",
-        expected: "Those of 5 behind 9 are dropped, the others arrive.",
+        sent: "A filter that drops VLAN 5 behind VLAN 9, and frames with a tag of 9, with 6 and with 5 behind it, and with 5 alone, in turn; and a filter that drops VLAN 5 behind any other, and frames with 5 alone and behind 6.",
+        expected: "Those of 5 behind 9, and with the other filter behind 6, are dropped, the others arrive: a tag alone is in front of nothing.",
         run: |bench| {
             let mut link = bench.link(&NetConfig::default())?;
             let filter = "flow-type ether vlan 9 inner-vlan 5";
@@ -203,6 +203,16 @@ pub(super) const CASES: &[Case] = &[
                     link.send(&frame)?;
                     is_seen(&mut link, &frame, does)?;
                 }
+            }
+            bench.administer(&format!("filter del {filter}"))?;
+            dropping(bench, "flow-type ether inner-vlan 5")?;
+            for (tags, does) in [(&[5][..], true), (&[5, 6], false), (&[5], true)] {
+                let mut frame = link.frame(100);
+                for vid in tags {
+                    frame = tagged(&frame, 0x8100, *vid);
+                }
+                link.send(&frame)?;
+                is_seen(&mut link, &frame, does)?;
             }
             Ok(Seen::Conforms)
         },
@@ -502,7 +512,7 @@ fn ipv6(bench: &Bench) -> Result<Seen, Failure> {
 }
 
 /// The next frame with a UDP or TCP packet from a to a host, behind eight bytes of options of this kind or none.
-fn packet6(
+pub(super) fn packet6(
     link: &mut Link,
     dst: [u8; 16],
     protocol: u8,

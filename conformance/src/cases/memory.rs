@@ -17,6 +17,7 @@ use vf_guest::message::{self, protocol, request};
 use vf_guest::net::NetConfig;
 
 const SLOTS: Need = Need::Protocol(protocol::CONFIGURE_MEM_SLOTS, "CONFIGURE_MEM_SLOTS");
+const ACK: Need = Need::Protocol(protocol::REPLY_ACK, "REPLY_ACK");
 const PAGE: u64 = 4096;
 /// How long it may take to map some gigabytes.
 const MAPPING: Duration = Duration::from_secs(25);
@@ -300,6 +301,31 @@ pub(super) const CASES: &[Case] = &[
                     format_args!("region {slot} of {slots} was refused: {answer:?}"),
                 )?;
             }
+            Ok(Seen::Conforms)
+        },
+    },
+    Case {
+        id: "mem/refusals-told",
+        level: Level::Should,
+        needs: &[ACK],
+        source: "VU REPLY_ACK; VU SET_MEM_TABLE, ADD_MEM_REG",
+        sent: "SET_MEM_TABLE with need_reply and a pipe as the descriptor of its region, and ADD_MEM_REG of the same where there is that.",
+        expected: "Neither is answered with 0: that says success, and a pipe cannot be mapped.",
+        run: |bench| {
+            let (pipe, _writer) = rustix::pipe::pipe()?;
+            let region = message::region(GUEST_BASE, PAGE, GUEST_BASE, 0);
+            let (mut front, _) = bench.negotiated(&table_only())?;
+            let table = message::mem_table(std::slice::from_ref(&region));
+            let answer = front.set(request::SET_MEM_TABLE, &table, &[pipe.as_fd()]);
+            ensure(answer.is_err(), "a table with a pipe was accepted")?;
+            drop(front);
+            if bench.protocol_features() & protocol::CONFIGURE_MEM_SLOTS != 0 {
+                let (mut front, _) = bench.negotiated(&NetConfig::default())?;
+                let slot = message::single_region(&region);
+                let answer = front.set(request::ADD_MEM_REG, &slot, &[pipe.as_fd()]);
+                ensure(answer.is_err(), "a region with a pipe was accepted")?;
+            }
+            bench.alive()?;
             Ok(Seen::Conforms)
         },
     },

@@ -7,12 +7,15 @@ mod clauses;
 mod clauses_net;
 mod coalescing;
 mod control;
+mod exact;
 mod filter;
 mod filter_kinds;
+mod filters_beside;
 mod flooding;
 mod life;
 mod memory;
 mod migration;
+mod neighbours;
 mod net;
 mod notifications;
 mod offloads;
@@ -54,6 +57,7 @@ pub fn all() -> impl Iterator<Item = &'static Case> {
         clauses_net::CASES,
         offloads::CASES,
         segments::CASES,
+        exact::CASES,
         traffic::CASES,
         shapes::CASES,
         bursts::CASES,
@@ -67,8 +71,10 @@ pub fn all() -> impl Iterator<Item = &'static Case> {
         vf_state::CASES,
         filter::CASES,
         filter_kinds::CASES,
+        filters_beside::CASES,
         switching::CASES,
         flooding::CASES,
+        neighbours::CASES,
         paths::CASES,
         on_paths::CASES,
         path_changes::CASES,

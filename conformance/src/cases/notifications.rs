@@ -62,6 +62,40 @@ pub(super) const CASES: &[Case] = &[
         },
     },
     Case {
+        id: "ring/kick-asked-for-each-lap",
+        level: Level::Text,
+        needs: &[Need::Feature(feature::EVENT_IDX, "EVENT_IDX")],
+        source: "V 2.7.10 Available Buffer Notification Suppression, 2.8.14 (an index of 16 bits, a wrap counter)",
+        sent: "Frames 120 ms apart, which are kicked only if the device asks for it, in rings that go on shortly before their index is 32768 and 0, and in rings of four descriptors for three laps.",
+        expected: "Each is given back within 2 s: where the device asks to be woken next is right on each lap.",
+        run: |bench| {
+            for (queue_size, base, frames) in [(256, 0x7ffe, 4), (256, 0xfffe, 4), (4, 0, 10)] {
+                let mut link = bench.link(&NetConfig {
+                    queue_size,
+                    base,
+                    ..NetConfig::default()
+                })?;
+                for n in 0..frames {
+                    std::thread::sleep(IDLE);
+                    let frame = link.frame(100);
+                    link.tx.send(0, &NetHeader::default(), &frame)?;
+                    link.tx.kick();
+                    given_back(&mut link, 0).map_err(|failure| match failure {
+                        Failure::Wrong(what) => {
+                            let of = format!("{queue_size} descriptors, from {base:#x} on");
+                            Failure::Wrong(format!("frame {n} in a ring of {of}: {what}"))
+                        }
+                        other => other,
+                    })?;
+                    if link.is_seen() {
+                        link.expect(&frame)?;
+                    }
+                }
+            }
+            Ok(Seen::Conforms)
+        },
+    },
+    Case {
         id: "ring/call-of-every-pair",
         level: Level::Must,
         needs: &[

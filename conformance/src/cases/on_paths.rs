@@ -6,6 +6,7 @@ use crate::case::{Case, Level, Need};
 use crate::cases::control::{CONFIG, MQ, RX, VLAN};
 use crate::cases::vf::ADMIN;
 use crate::verdict::{Failure, Seen};
+use vf_guest::message::protocol::NET_MTU;
 use vf_guest::net::feature;
 
 /// The paths of the first and second port.
@@ -65,6 +66,10 @@ pub(super) const CASES: &[Case] = again! {
     "path/burst-of-many": "switch/burst-of-many" on MEDIATED, needs Need::Onlooker;
     "path/disabled-receives-nothing": "link/disabled-receives-nothing" on MEDIATED, needs;
     "path/filter-each-field": "filter/match-each-field" on MEDIATED, needs;
+    "path/filter-egress-while-running": "filter/egress-while-running" on MEDIATED, needs;
+    "path/enabled-whatever-the-link": "link/vf-enable" on MEDIATED, needs;
+    "path/unfit-in-burst": "net/unfit-in-burst" on MEDIATED, needs;
+    "path/counters-of-too-long": "vf/counters-of-too-long" on MIXED, needs MTU, Need::Protocol(NET_MTU, "NET_MTU");
 };
 
 /// Runs that case once for each of `paths`, a third port on the first one's. A subject without a path is not asked for it.

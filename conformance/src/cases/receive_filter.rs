@@ -33,6 +33,27 @@ pub(super) const CASES: &[Case] = &[
         run: served,
     },
     Case {
+        id: "control/enabled-without-f30",
+        level: Level::Must,
+        needs: &[CTRL, RX],
+        source: "VU Ring states; V 5.1.2 Virtqueues",
+        sent: "SET_FEATURES without VHOST_USER_F_PROTOCOL_FEATURES and MQ, no SET_VRING_ENABLE, and promiscuous mode, on and off, on the third ring.",
+        expected: "Obeyed, and a frame passes: all rings start out enabled then, and not those for frames alone.",
+        run: |bench| {
+            let config = NetConfig::default();
+            let mut link = bench.link(&NetConfig {
+                features: (config.features | ALL) & !(feature::MQ | feature::PROTOCOL_FEATURES),
+                ..config
+            })?;
+            for on in [1, 0] {
+                obeyed(link.receiver(), &[0, 0, on])?;
+            }
+            let frame = link.frame(100);
+            link.pass(&frame)?;
+            Ok(Seen::Conforms)
+        },
+    },
+    Case {
         id: "control/mac-table-keeps-out",
         level: Level::Should,
         needs: &[CTRL, RX, Need::Peer],
@@ -81,8 +102,8 @@ pub(super) const CASES: &[Case] = &[
         level: Level::Should,
         needs: &[CTRL, VLAN, Need::Peer],
         source: "V 5.1.9.5.3.1",
-        sent: "VLAN_ADD and VLAN_DEL.",
-        expected: "Tagged frames of a VLAN that was not added, or was taken away, do not arrive.",
+        sent: "VLAN_ADD and VLAN_DEL, of the last one that is left, too.",
+        expected: "Tagged frames of a VLAN that was not added, or was taken away, do not arrive: of none when there is none.",
         run: |bench| {
             let mut link = controlled(bench)?;
             gets_tagged(&mut link, 5, false)?;
@@ -93,6 +114,12 @@ pub(super) const CASES: &[Case] = &[
             obeyed(link.receiver(), &vlan(false, 5))?;
             gets_tagged(&mut link, 5, false)?;
             gets_tagged(&mut link, 6, true)?;
+            obeyed(link.receiver(), &vlan(false, 6))?;
+            for vid in [5, 6, 7] {
+                gets_tagged(&mut link, vid, false)?;
+            }
+            let own = link.dst;
+            gets(&mut link, own, true)?;
             Ok(Seen::Conforms)
         },
     },

@@ -12,10 +12,15 @@ use vf_guest::net::{NetConfig, NetDevice, NetHeader, RxFrame, feature};
 use crate::bench::{Bench, DEADLINE, Link, QUIET};
 use crate::case::{Case, Level, Need};
 use crate::cases::clauses::{enabled, started, started_as_they_are, stopped};
+use crate::cases::control::{
+    ALL, CONFIG, GROUP, MQ, OTHER, RX, VLAN, address, gets, gets_tagged, told,
+};
 use crate::cases::protocol::F30;
 use crate::cases::ring_states::{given_back, to_sender};
+use crate::control::{coalesce, command, mac_table, obeyed, queue_pairs, vlan};
 use crate::verdict::{Failure, Seen, ensure};
 
+const CTRL: Need = Need::Control;
 /// How long a call may take.
 const CALLED: Duration = Duration::from_secs(2);
 
@@ -99,6 +104,33 @@ pub(super) const CASES: &[Case] = &[
             }
             Ok(Seen::Conforms)
         },
+    },
+    Case {
+        id: "control/reset-forgets",
+        level: Level::Must,
+        needs: &[
+            CTRL,
+            RX,
+            VLAN,
+            MQ,
+            CONFIG,
+            Need::Peer,
+            Need::Protocol(protocol::RESET_DEVICE, "RESET_DEVICE"),
+            Need::Pairs(2),
+        ],
+        source: "VU RESET_DEVICE; V 2.4.1, 5.1.9.5.2.1, 5.1.9.5.3.1, 5.1.9.5.6",
+        sent: "A MAC table, a VLAN, two pairs, another address and moderation of a ring by one driver, GET_VRING_BASE of all rings, RESET_DEVICE, and a set-up in the same session with rings that go on.",
+        expected: "The driver receives on the first pair only and has no moderation: a reset MUST take those back. It has its first address, and should receive neither those addresses nor that VLAN.",
+        run: |bench| forgets(bench, Reset::Device),
+    },
+    Case {
+        id: "control/other-features-forget",
+        level: Level::Must,
+        needs: &[CTRL, RX, VLAN, MQ, CONFIG, Need::Peer, Need::Pairs(2)],
+        source: "V 2.2 (features are negotiated anew only after a reset), 2.4.1, 5.1.9.5.2.1, 5.1.9.5.3.1, 5.1.9.5.6",
+        sent: "The same without RESET_DEVICE, as most front ends do without it: GET_VRING_BASE of all rings, and SET_FEATURES with a set that has one feature less.",
+        expected: "The same: no driver has other features than before unless it was reset.",
+        run: |bench| forgets(bench, Reset::Features),
     },
     Case {
         id: "proto/reset-stops",
@@ -323,4 +355,101 @@ fn came(link: &mut Link, frame: &[u8], wait: Duration) -> Result<bool, Failure> 
         }
         std::thread::sleep(Duration::from_micros(100));
     }
+}
+
+/// How a back end is told that a guest starts again.
+#[derive(Clone, Copy, PartialEq)]
+enum Reset {
+    Device,
+    Features,
+}
+
+/// A guest that starts again while its front end goes on.
+fn forgets(bench: &Bench, reset: Reset) -> Result<Seen, Failure> {
+    const PAIRS: usize = 2;
+    let config = NetConfig::default();
+    let mut protocol_features = config.protocol_features & !protocol::CONFIGURE_MEM_SLOTS;
+    if reset == Reset::Device {
+        protocol_features |= protocol::RESET_DEVICE;
+    }
+    let receiver = NetConfig {
+        features: config.features | ALL,
+        protocol_features,
+        queue_pairs: PAIRS as u16,
+        ..config.clone()
+    };
+    let mut link = bench.link_of(&config, &receiver)?;
+    let device = link.receiver();
+    obeyed(device, &mac_table(&[OTHER], &[GROUP]))?;
+    obeyed(device, &vlan(true, 5))?;
+    obeyed(device, &queue_pairs(PAIRS as u16))?;
+    for dst in [OTHER, GROUP] {
+        gets(&mut link, dst, true)?;
+    }
+    gets_tagged(&mut link, 5, true)?;
+
+    let own = link.dst;
+    let device = link.receiver();
+    let moderates = device.has(feature::VQ_NOTF_COAL);
+    if device.has(feature::CTRL_MAC_ADDR) {
+        obeyed(device, &address(OTHER))?;
+    }
+    if moderates {
+        obeyed(device, &coalesce(2, Some(0), 7, 80))?;
+    }
+    let gone = || Failure::Wrong("there is no session".into());
+    let mut front = device.take_frontend().ok_or_else(gone)?;
+    let rings: Vec<u32> = (0..device.rings())
+        .chain([device.control_index()])
+        .collect();
+    for ring in &rings {
+        front.get_vring_base(*ring)?;
+    }
+    match reset {
+        Reset::Device => {
+            front.set(request::RESET_DEVICE, &[], &[])?;
+            front.set_features(device.features())?;
+        }
+        // The next driver completes checksums itself.
+        Reset::Features => front.set_features(device.features() & !feature::GUEST_CSUM)?,
+    }
+    front.set_mem_table(device.memory().regions())?;
+    for ring in &rings {
+        device.place_ring(&mut front, *ring)?;
+        device.start_ring(&mut front, *ring)?;
+    }
+    for ring in &rings {
+        front.set_vring_enable(*ring, true)?;
+    }
+    device.adopt(front);
+    bench.settle();
+
+    if moderates {
+        let (_, held) = command(link.receiver(), &[6, 3, 0, 0, 0, 0], 8)?;
+        ensure(
+            held == [0; 8],
+            format_args!("VQ_GET said {held:?} after a reset"),
+        )?;
+    }
+    for flow in 0..32 {
+        let frame = link.frame_of_flow(flow);
+        link.send(&frame)?;
+        let pair = link.arrives_on(&frame, PAIRS)?;
+        ensure(
+            pair == 0,
+            "a frame came in a pair that the driver has not chosen",
+        )?;
+    }
+    // No clause on addresses says it: all state is as in the beginning.
+    told(link.receiver(), own).map_err(|failure| failure.at(Level::Text))?;
+    // Like Linux it begins with its tables. What is in none should be dropped.
+    obeyed(link.receiver(), &mac_table(&[], &[]))?;
+    let mut keeps_out = || {
+        for dst in [OTHER, GROUP] {
+            gets(&mut link, dst, false)?;
+        }
+        gets_tagged(&mut link, 5, false)
+    };
+    keeps_out().map_err(|failure: Failure| failure.at(Level::Should))?;
+    Ok(Seen::Conforms)
 }

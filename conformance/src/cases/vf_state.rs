@@ -288,6 +288,64 @@ pub(super) const CASES: &[Case] = &[
         },
     },
     Case {
+        id: "vf/trust-ends",
+        level: Level::Model,
+        needs: &[ADMIN, Need::Control, CTRL_MAC, Need::Peer],
+        source: "ip-link(8) vf trust; Linux ixgbe (what needed trust does not outlive it)",
+        sent: "An address set by the administrator, trust, another address set by the driver (MAC_ADDR_SET), and the end of the trust; frames to both, and with spoofchk on frames from both.",
+        expected: "With trust those to and from the driver's pass, and behind its end those to and from the administrator's alone.",
+        run: |bench| {
+            for vf in 0..2 {
+                bench.administer("reset")?;
+                bench.administer(&format!("vf {vf} mac {} trust on spoofchk on", colons(NEW)))?;
+                let mut link = controlled(bench)?;
+                let device = match vf {
+                    0 => &mut link.tx,
+                    _ => link.receiver(),
+                };
+                obeyed(device, &address(FOREIGN))?;
+                for (trust, drivers, administrators) in [("on", true, false), ("off", false, true)]
+                {
+                    bench.administer(&format!("vf {vf} trust {trust}"))?;
+                    for (mac, does) in [(FOREIGN, drivers), (NEW, administrators)] {
+                        let mut frame = link.frame(100);
+                        match vf {
+                            0 => frame[6..12].copy_from_slice(&mac),
+                            _ => frame[..6].copy_from_slice(&mac),
+                        }
+                        link.send(&frame)?;
+                        is_seen(&mut link, &frame, does)?;
+                    }
+                }
+            }
+            Ok(Seen::Conforms)
+        },
+    },
+    Case {
+        id: "vf/port-vlan-every-priority",
+        level: Level::Model,
+        needs: &[ADMIN, Need::Peer],
+        source: "ip-link(8) vf vlan, qos; IEEE 802.1Q-2018 9.6 (PCP has three bits, VID has twelve)",
+        sent: "Frames of a VF in port VLANs 1, 2048 and 4094 with each priority from 0 to 7, to one without.",
+        expected: "They arrive with that VLAN and priority in their tag.",
+        run: |bench| {
+            let mut link = bench.link(&NetConfig::default())?;
+            for (vid, priorities) in [(1, 0..4), (2048, 4..8), (4094, 0..8)] {
+                for priority in priorities {
+                    bench.administer(&format!("vf 0 vlan {vid} qos {priority}"))?;
+                    let frame = link.frame(100);
+                    link.send(&frame)?;
+                    is_seen(
+                        &mut link,
+                        &tagged(&frame, 0x8100, priority << 13 | vid),
+                        true,
+                    )?;
+                }
+            }
+            Ok(Seen::Conforms)
+        },
+    },
+    Case {
         id: "vf/vlan-out-of-range",
         level: Level::Model,
         needs: &[ADMIN, Need::Peer],
