@@ -305,6 +305,11 @@ impl Asked {
         })
     }
 
+    /// Which of its addresses another VF has, in order.
+    pub(crate) fn taken(&self) -> &[MacAddr] {
+        &self.taken
+    }
+
     fn is_taken(&self, mac: MacAddr) -> bool {
         self.taken.binary_search(&mac).is_ok()
     }

@@ -31,7 +31,7 @@ use crate::plane::{SavedFrame, SavedStatistics};
 use crate::uplink::{Position, ReadAhead, UplinkSpec};
 
 /// The format of what is handed over. Another number when a process that does not know a part of it would do something wrong without.
-pub const FORMAT: u32 = 4;
+pub const FORMAT: u32 = 5;
 
 /// How long either side waits for the other. Guests stand still meanwhile.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -86,6 +86,8 @@ pub(crate) struct SavedVf {
     pub(crate) socket: Option<SavedEndpoint>,
     /// What its driver has asked for, in words.
     pub(crate) asked: Vec<String>,
+    /// The addresses among that which another VF had when it asked.
+    pub(crate) taken: Vec<String>,
     pub(crate) refused: u64,
     pub(crate) fault: Option<String>,
     /// Sessions and refusals of sockets that it had before.

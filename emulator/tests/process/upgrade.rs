@@ -379,6 +379,26 @@ fn settings_counters_and_what_drivers_have_asked_for_go_on() {
     assert_eq!(saved(&emulator), last);
 }
 
+/// Else whoever has asked for another's address would have it after the next upgrade, if its VF has the lower number.
+#[test]
+fn of_two_drivers_the_first_keeps_its_address_in_an_upgrade() {
+    let mut emulator = Emulator::with_config(BACK_TO_BACK);
+    for words in [
+        "a vf 1 request mac 02:00:00:00:00:77",
+        "a vf 0 request table 02:00:00:00:00:77",
+    ] {
+        command(&emulator, words);
+    }
+    let before = shown(&emulator);
+    for _ in 0..2 {
+        emulator.upgrade();
+        assert_eq!(shown(&emulator), before);
+    }
+    let [other, chosen] = [0, 1].map(|vf| emulator.vf(0, vf).state.mac);
+    assert_eq!(chosen, "02:00:00:00:00:77");
+    assert_ne!(other, chosen);
+}
+
 #[test]
 fn every_thread_of_the_one_that_goes_on_is_confined() {
     let mut emulator = Emulator::with_config(BACK_TO_BACK);

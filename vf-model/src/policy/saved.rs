@@ -4,15 +4,16 @@
 
 use vf_packet::{MacAddr, Vid};
 
-use super::Policy;
+use super::{Changed, Policy};
 use crate::driver_filter::{DriverAction, FilterOp};
 use crate::entry::Entry;
 use crate::fdb::SelfEntry;
 use crate::filter_spec::FilterMatch;
 use crate::filter_spec::NumberedFilter;
-use crate::mailbox::{MailboxRequest, RxFilter, UnknownIn, VfRequest};
+use crate::mailbox::{Asked, MailboxRequest, RxFilter, UnknownIn, VfRequest};
 use crate::mtu::Mtu;
 use crate::netem::{Flap, Impairments};
+use crate::refusal::Refusal;
 use crate::rss::{RssKey, RssSpread};
 use crate::switch_mode::SwitchMode;
 use crate::vf::{SETTING_KEYS, VfIndex, VfPolicy, VfSetting};
@@ -136,6 +137,46 @@ impl Policy {
             vlans.map(VfRequest::Vlans),
         ];
         said.into_iter().flatten().collect()
+    }
+
+    /// Which of the addresses that the driver of a VF has asked for were another's when it did, in order: those are not in force. Of two
+    /// drivers the first keeps an address, and what they ask for says not who that was.
+    #[must_use]
+    pub fn saved_taken(&self, vf: VfIndex) -> &[MacAddr] {
+        self.entry(vf).asked.taken()
+    }
+
+    /// What it becomes when the driver of a VF has asked for these [requests](Self::saved_requests), of whose addresses these were
+    /// [another's](Self::saved_taken): nobody else is asked, so that the order in which VFs come makes no difference. The same for a VF that
+    /// there is not.
+    ///
+    /// # Errors
+    /// [`Refusal`] of a request that makes no sense.
+    pub fn with_saved(
+        &self,
+        vf: VfIndex,
+        requests: &[VfRequest],
+        taken: &[MacAddr],
+    ) -> Result<Policy, Refusal> {
+        let mut policy = self.clone();
+        let Ok(entry) = policy.entry_mut(vf) else {
+            return Ok(policy);
+        };
+        // What is not in force any more was, when the driver asked for it, and may be again: it is remembered.
+        let mut when_it_asked = entry.policy;
+        when_it_asked.trust = true;
+        let mut asked = Asked::default();
+        for request in requests {
+            let taken = |macs: &[MacAddr]| {
+                let macs = macs.iter().copied();
+                macs.filter(|mac| taken.contains(mac)).collect()
+            };
+            asked = asked.with(request, &when_it_asked, taken)?;
+        }
+        entry.rx = asked.granted(&entry.policy, &self.silicon);
+        entry.asked = asked;
+        policy.publish(Some(Changed::Vfs));
+        Ok(policy)
     }
 
     /// The filters of its own that the driver of a VF has, and how it spreads its flows, as what it would ask for to have them again after
@@ -263,13 +304,91 @@ mod tests {
         }
     }
 
-    #[test]
-    fn what_a_driver_has_asked_for_is_asked_for_again() {
-        let policy = Policy::new(crate::NicConfig {
-            vfs: 2,
+    fn nic(vfs: u16) -> Policy {
+        Policy::new(crate::NicConfig {
+            vfs,
             mac_base: MacAddr([2, 0, 0, 0, 0, 0]),
             profile: crate::Profile::Generic,
+        })
+    }
+
+    /// What drivers have asked for of this policy and those after it, in other hands: first their VFs are reset.
+    fn in_other_hands(policy: &Policy) -> Policy {
+        let vfs = (0..policy.num_vfs()).map(VfIndex::from);
+        let none = vfs.clone().fold(policy.clone(), |policy, vf| {
+            let anew = VfRequest::Reset {
+                lists_groups: false,
+                lists_vlans: false,
+            };
+            policy.with_request(vf, &anew).unwrap().policy
         });
+        vfs.fold(none, |again, vf| {
+            let (requests, taken) = (policy.saved_requests(vf), policy.saved_taken(vf));
+            again.with_saved(vf, &requests, taken).unwrap()
+        })
+    }
+
+    #[test]
+    fn of_two_drivers_the_first_keeps_an_address_in_other_hands() {
+        let (first, second) = (VfIndex::from(2), VfIndex::from(0));
+        let chosen = MacAddr([2, 0, 0, 0, 0, 0x77]);
+        let mac = nic(3).with_request(first, &VfRequest::Mac(chosen));
+        let wants = VfRequest::Unicast(vec![chosen]);
+        let policy = mac.unwrap().policy.with_request(second, &wants).unwrap();
+        assert_eq!(policy.denied, Some(Refusal::MacTaken(chosen)));
+        let again = in_other_hands(&policy.policy);
+        assert_eq!(again.mac(first), chosen);
+        assert_eq!(again.in_force(second).unicast, []);
+        // What it has asked for it is given when it may have that.
+        let trusted = crate::Command::parse(&["vf", "0", "set", "trust", "on"]).unwrap();
+        let trusted = again.with(&trusted).unwrap();
+        assert_eq!(trusted.in_force(second).unicast, [chosen]);
+    }
+
+    /// What happens to a VF, with one of few addresses.
+    fn said(vf: u16, what: u8, address: u8, on: bool) -> String {
+        let mac = MacAddr([2, 0, 0, 0, 0, address]);
+        let (add, on) = match on {
+            true => ("add", "on"),
+            false => ("del", "off"),
+        };
+        match what {
+            0 => format!("vf {vf} request mac {mac}"),
+            1 => format!("vf {vf} request table {mac}"),
+            2 => format!("vf {vf} request table {mac}*2"),
+            3 => format!("vf {vf} request macvlan"),
+            4 => format!("vf {vf} request reset"),
+            5 => format!("vf {vf} set mac {mac}"),
+            6 => format!("vf {vf} set trust {on}"),
+            _ => format!("vf {vf} mac {add} {mac}"),
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_drivers_have_is_what_they_had_in_whichever_order_they_asked(
+            all in prop::collection::vec((0..3u16, 0..8u8, 0..5u8, any::<bool>()), 0..40),
+        ) {
+            let mut policy = nic(3);
+            for (vf, what, address, on) in all {
+                let words = said(vf, what, address, on);
+                let words: Vec<_> = words.split(' ').collect();
+                let command = crate::Command::parse(&words);
+                prop_assert!(command.is_ok(), "{words:?}: {command:?}");
+                policy = policy.with(&command.unwrap()).unwrap_or(policy);
+            }
+            let again = in_other_hands(&policy);
+            for vf in (0..3).map(VfIndex) {
+                prop_assert_eq!(again.asked(vf), policy.asked(vf));
+                prop_assert_eq!(again.in_force(vf), policy.in_force(vf));
+                prop_assert_eq!(again.mac(vf), policy.mac(vf));
+            }
+        }
+    }
+
+    #[test]
+    fn what_a_driver_has_asked_for_is_asked_for_again() {
+        let policy = nic(2);
         let vf = VfIndex::from(1);
         let asked = [
             "reset groups vlans",
@@ -298,7 +417,7 @@ mod tests {
                 .map(ToString::to_string)
                 .collect();
             let again: Vec<_> = words.iter().map(read).collect();
-            let (again, _) = policy.with_requests(vf, &again);
+            let again = policy.with_saved(vf, &again, &[]).unwrap();
             assert_eq!(again.asked(vf), after.asked(vf));
             assert_eq!(again.agreed_mtu(vf), after.agreed_mtu(vf));
             assert_eq!(again.in_force(vf), after.in_force(vf));

@@ -4,7 +4,7 @@
 use std::os::fd::BorrowedFd;
 use std::time::Instant;
 
-use vf_model::{MailboxRequest, VfIndex};
+use vf_model::{MacAddr, MailboxRequest, VfIndex};
 use vf_vhost::control::CtrlCommand;
 use vf_vhost::endpoint::{Device, Endpoint, SessionEvent, SessionRefusal};
 use vf_vhost::vring::Vring;
@@ -121,6 +121,11 @@ impl NicInstance {
             SavedVf {
                 socket: vf.endpoint().map(|endpoint| endpoint.save(fds)),
                 asked: asked.map(|request| request.to_string()).collect(),
+                taken: policy
+                    .saved_taken(of)
+                    .iter()
+                    .map(ToString::to_string)
+                    .collect(),
                 refused: vf.refused,
                 fault: vf.fault.clone(),
                 before: vf.before,
@@ -147,24 +152,29 @@ impl NicInstance {
     pub fn restore(&mut self, saved: &SavedNic) -> Result<(), String> {
         self.statistics.go_on_from(&saved.statistics);
         let mut policy = (*self.policy()).clone();
+        let mut messages = Vec::new();
         for (i, (vf, saved)) in self.vfs.iter_mut().zip(&saved.vfs).enumerate() {
             (vf.refused, vf.fault) = (saved.refused, saved.fault.clone());
             vf.before = saved.before;
-            let (mut requests, mut filters) = (Vec::new(), Vec::new());
+            let vf = VfIndex::from(i);
+            let mut requests = Vec::new();
             for words in &saved.asked {
                 let words: Vec<_> = words.split_whitespace().collect();
                 match MailboxRequest::parse(&words).map_err(|refusal| refusal.to_string())? {
                     MailboxRequest::Change(request) => requests.push(request),
-                    message => filters.push(message),
+                    message => messages.push((vf, message)),
                 }
             }
-            let vf = VfIndex::from(i);
-            // What it may not have now it might not have had before either.
-            (policy, _) = policy.with_requests(vf, &requests);
-            for filter in &filters {
-                if let Ok(granted) = policy.with_message(vf, filter) {
-                    policy = granted.policy;
-                }
+            let taken = saved.taken.iter().map(|mac| mac.parse());
+            let taken: Result<Vec<MacAddr>, _> = taken.collect();
+            let taken = taken.map_err(|error| error.to_string())?;
+            let with = policy.with_saved(vf, &requests, &taken);
+            policy = with.map_err(|refusal| refusal.to_string())?;
+        }
+        // What it may not have now it might not have had before either.
+        for (vf, message) in &messages {
+            if let Ok(granted) = policy.with_message(*vf, message) {
+                policy = granted.policy;
             }
         }
         for filter in policy.filter_table().numbered() {
