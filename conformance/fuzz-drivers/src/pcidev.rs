@@ -10,7 +10,7 @@ use std::sync::Arc;
 use vf_guest::driver::QueueLayout;
 use vf_guest::memory::{Allocator, GUEST_BASE, GuestMemory, RegionLayout};
 use vf_guest::pcidev::{CFG_READ, CFG_WRITE, LONGEST, MMIO_READ, Queues, message};
-use vf_pci::pcidev::device::{COMMANDS, INTERRUPTS, Pcidev};
+use vf_pci::pcidev::device::{COMMANDS, INTERRUPTS, Obeyed, Pcidev};
 use vf_vhost::control::Coalescing;
 use vf_vhost::features::VirtioFeatures;
 use vf_vhost::memory::{self, RegionSpec};
@@ -92,7 +92,7 @@ impl World {
 
     fn say(&mut self, says: &[u8], room: u32) {
         self.queues.say(says, room).expect("a message too many");
-        while self.device.obey(&mut self.nic).unwrap() {}
+        while self.device.obey(&mut self.nic).unwrap() != Obeyed::Nothing {}
         self.device.interrupt().unwrap();
         // It is checked that no more was written than there is room for.
         let used = self.queues.said().unwrap();

@@ -18,6 +18,17 @@ pub const INTERRUPTS: u32 = 1;
 /// Writes after which the kernel is called so that it takes their buffers back, a part of the 256 that it has.
 pub(super) const UNCALLED: u32 = 64;
 
+/// What obeying has come to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Obeyed {
+    /// There is no message.
+    Nothing,
+    /// One access of a message that means several.
+    Part,
+    /// All that was left of a message.
+    Message,
+}
+
 /// See the module.
 #[derive(Debug)]
 pub struct Pcidev {
@@ -29,6 +40,8 @@ pub struct Pcidev {
     /// Writes since the kernel was last called.
     pub(super) uncalled: u32,
     answer: Vec<u8>,
+    /// Of a message that is obeyed in part, how many bytes have been.
+    under_way: Option<usize>,
 }
 
 impl Pcidev {
@@ -42,6 +55,7 @@ impl Pcidev {
             bells: Vec::new(),
             uncalled: 0,
             answer: Vec::new(),
+            under_way: None,
         }
     }
 
@@ -53,7 +67,10 @@ impl Pcidev {
     /// Takes one of the two queues over; of another ring nothing is known.
     pub fn start(&mut self, ring: Vring) {
         match ring.index() {
-            COMMANDS => self.commands = Some(MessageQueue::new(ring)),
+            COMMANDS => {
+                self.under_way = None;
+                self.commands = Some(MessageQueue::new(ring));
+            }
             INTERRUPTS => self.interrupts = Some(MessageQueue::new(ring)),
             _ => {}
         }
@@ -82,21 +99,32 @@ impl Pcidev {
         self.connect_vectors();
     }
 
-    /// Obeys the next message of the kernel; whether there was one. The function may have other queues then.
+    /// Obeys the next message of the kernel, or goes on with it, by one access to the function, which may have other queues then: a message may
+    /// be hundreds of accesses, and each of them dear.
     ///
     /// # Errors
     /// The kernel has broken the queue.
-    pub fn obey(&mut self, nic: &mut dyn Host) -> Result<bool, RingError> {
+    pub fn obey(&mut self, nic: &mut dyn Host) -> Result<Obeyed, RingError> {
         let Some(commands) = &mut self.commands else {
-            return Ok(false);
+            return Ok(Obeyed::Nothing);
         };
-        if !commands.take(MAX_LEN)? {
-            return Ok(false);
-        }
-        self.answer.clear();
-        match Command::parse(commands.message()) {
-            Some(command) => execute(&mut self.slot, command, &mut self.answer, nic),
-            None => tracing::debug!("a message of a PCI bus that is none"),
+        let done = match self.under_way {
+            Some(done) => done,
+            None if commands.take(MAX_LEN)? => {
+                self.answer.clear();
+                0
+            }
+            None => return Ok(Obeyed::Nothing),
+        };
+        self.under_way = match Command::parse(commands.message()) {
+            Some(command) => execute(&mut self.slot, command, done, &mut self.answer, nic),
+            None => {
+                tracing::debug!("a message of a PCI bus that is none");
+                None
+            }
+        };
+        if self.under_way.is_some() {
+            return Ok(Obeyed::Part);
         }
         commands.answer(&self.answer)?;
         // What the kernel waits for, it looks for by itself, and sees what went before.
@@ -104,7 +132,7 @@ impl Pcidev {
             0 => self.uncalled.saturating_add(1),
             _ => 0,
         };
-        Ok(true)
+        Ok(Obeyed::Message)
     }
 
     /// Whether a vector has been raised of which the kernel can be told.
@@ -150,8 +178,15 @@ impl Pcidev {
     }
 }
 
-/// Does what the kernel wants, and answers what it reads. What there is no answer to reads as ones.
-fn execute(slot: &mut Slot, command: Command<'_>, answer: &mut Vec<u8>, nic: &mut dyn Host) {
+/// Does the next access of what the kernel wants, `done` bytes of which have been, and answers what it reads; how many bytes have been then, if
+/// more are to be. What there is no answer to reads as ones.
+fn execute(
+    slot: &mut Slot,
+    command: Command<'_>,
+    done: usize,
+    answer: &mut Vec<u8>,
+    nic: &mut dyn Host,
+) -> Option<usize> {
     let Command {
         space,
         offset,
@@ -169,32 +204,32 @@ fn execute(slot: &mut Slot, command: Command<'_>, answer: &mut Vec<u8>, nic: &mu
         Access::Fill(byte, _) => Some([byte; 8]),
         Access::Read(_) | Access::Write(_) => None,
     };
-    let mut done = 0;
-    while done < len {
-        let at = offset.wrapping_add(done as u64);
-        let n = piece(at, len.saturating_sub(done));
-        let end = done.saturating_add(n);
-        let written = match (&fill, data) {
-            (Some(bytes), _) => bytes.get(..n),
-            (None, Some(data)) => data.get(done..end),
-            (None, None) => None,
-        };
-        match (space, written, answer.get_mut(done..end)) {
-            (Space::Config, Some(bytes), _) => slot.write_config(index(at), bytes, nic),
-            (Space::Config, None, Some(read)) => slot.read_config(index(at), read),
-            (Space::Bar(bar), Some(bytes), _) => {
-                // A write that goes nowhere is lost, as on a bus.
-                let _ = slot.write_bar(bar, at, bytes, nic);
-            }
-            (Space::Bar(bar), None, Some(read)) => {
-                if slot.read_bar(bar, at, read, nic).is_err() {
-                    read.fill(0xff);
-                }
-            }
-            (_, None, None) => {}
-        }
-        done = end;
+    if done >= len {
+        return None;
     }
+    let at = offset.wrapping_add(done as u64);
+    let n = piece(at, len.saturating_sub(done));
+    let end = done.saturating_add(n);
+    let written = match (&fill, data) {
+        (Some(bytes), _) => bytes.get(..n),
+        (None, Some(data)) => data.get(done..end),
+        (None, None) => None,
+    };
+    match (space, written, answer.get_mut(done..end)) {
+        (Space::Config, Some(bytes), _) => slot.write_config(index(at), bytes, nic),
+        (Space::Config, None, Some(read)) => slot.read_config(index(at), read),
+        (Space::Bar(bar), Some(bytes), _) => {
+            // A write that goes nowhere is lost, as on a bus.
+            let _ = slot.write_bar(bar, at, bytes, nic);
+        }
+        (Space::Bar(bar), None, Some(read)) => {
+            if slot.read_bar(bar, at, read, nic).is_err() {
+                read.fill(0xff);
+            }
+        }
+        (_, None, None) => {}
+    }
+    (end < len).then_some(end)
 }
 
 /// An offset in configuration space; outside of it, if it does not fit.

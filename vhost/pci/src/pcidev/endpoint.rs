@@ -13,7 +13,7 @@ use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
 use vf_vhost::change_limiter::ChangeLimiter;
 use vf_vhost::control::CtrlCommand;
-use vf_vhost::endpoint::{Device, DeviceConfig, SessionEvent};
+use vf_vhost::endpoint::{Device, DeviceConfig, SessionEvent, TURN};
 pub use vf_vhost::error::{BindError, SessionRefusal};
 use vf_vhost::eventfd::EventFd;
 use vf_vhost::features::{ProtocolFeatures, VirtioFeatures};
@@ -21,7 +21,7 @@ use vf_vhost::message_queue::MessageQueue;
 use vf_vhost::ring::RingError;
 use vf_vhost::vring::Vring;
 
-use super::device::{COMMANDS, INTERRUPTS, Pcidev, UNCALLED};
+use super::device::{COMMANDS, INTERRUPTS, Obeyed, Pcidev, UNCALLED};
 use crate::counted::Counted;
 use crate::function::{Function, Host};
 use crate::slot::Slot;
@@ -140,27 +140,41 @@ impl Endpoint {
         }
     }
 
-    /// Obeys what the kernel asks for by now, up to [`BUDGET`] messages, and none while too many changes of queues hold it back.
+    /// Obeys what the kernel asks for by now, up to [`BUDGET`] messages and for a [`TURN`], and none while too many changes of queues hold it
+    /// back. What is left of a message comes in the next turn.
     fn obey_in_turn(&mut self, now: Instant, nic: &mut dyn Attendant) {
         self.more = true;
-        for _ in 0..BUDGET {
+        let (mut left, mut obeyed) = (BUDGET, false);
+        while left > 0 && !(obeyed && now.elapsed() > TURN) {
             let held_back = self.changes.holds_back(now);
             let host = &mut *nic;
             let changes = &mut self.changes;
             let mut counted = Counted { host, changes, now };
-            if held_back || !obey_one(&mut self.device, &self.name, &mut counted) {
-                self.more = false;
-                break;
+            let what = match held_back {
+                true => Obeyed::Nothing,
+                false => obey_one(&mut self.device, &self.name, &mut counted),
+            };
+            match what {
+                Obeyed::Nothing => {
+                    self.more = false;
+                    break;
+                }
+                Obeyed::Part => {}
+                Obeyed::Message => left = left.saturating_sub(1),
             }
+            obeyed = true;
         }
     }
 
     /// Obeys what the kernel asks for by now on the virtual clock, which stands still until that is done: nobody else waits for changes of its
     /// queues, which are not limited. The function may have other queues then.
     pub fn obey(&mut self, nic: &mut dyn Attendant) {
-        for _ in 0..BUDGET {
-            if !obey_one(&mut self.device, &self.name, nic) {
-                break;
+        let mut left = BUDGET;
+        while left > 0 {
+            match obey_one(&mut self.device, &self.name, nic) {
+                Obeyed::Nothing => break,
+                Obeyed::Part => {}
+                Obeyed::Message => left = left.saturating_sub(1),
             }
         }
     }
@@ -307,11 +321,11 @@ impl Endpoint {
     }
 }
 
-/// Obeys the next message of the kernel; whether there was one.
-fn obey_one(device: &mut Pcidev, name: &str, nic: &mut dyn Host) -> bool {
+/// Obeys the next message of the kernel, or goes on with it; there is none on a queue that it has broken.
+fn obey_one(device: &mut Pcidev, name: &str, nic: &mut dyn Host) -> Obeyed {
     device.obey(nic).unwrap_or_else(|why| {
         broken(name, &why);
-        false
+        Obeyed::Nothing
     })
 }
 

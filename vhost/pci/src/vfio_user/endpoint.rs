@@ -172,9 +172,11 @@ impl Endpoint {
     pub fn next_timer(&self) -> Option<Instant> {
         match self.connection {
             None => self.retry_at,
-            Some(_) => {
+            Some(ref connection) => {
                 let room = self.full.map(|full| full.ask_at);
-                self.changes.held_back().or(room).or(self.look_at)
+                let under_way = connection.session.under_way().map(|_| Instant::now());
+                let waits = self.changes.held_back().or(room);
+                waits.or(under_way).or(self.look_at)
             }
         }
     }
@@ -261,7 +263,7 @@ impl Endpoint {
         true
     }
 
-    /// Serves the client, or ends its session; `true` if it may have sent yet more.
+    /// Serves the client, or ends its session; `true` if it may have sent yet more. Of a message of several writes each counts as one.
     fn serve(&mut self, now: Instant, host: &mut dyn Attendant) -> bool {
         for served in 0..MESSAGES_A_TURN {
             if self.changes.holds_back(now) {
@@ -304,14 +306,6 @@ impl Endpoint {
         };
         // Whoever has its queues may have found out that its memory has vanished.
         connection.session.check_shared(&self.slot)?;
-        let (header, payload, fds) = match connection.channel.receive()? {
-            Received::Message(header, payload, fds) => (header, payload, fds),
-            Received::Nothing => return Ok(Received::Nothing),
-            Received::HungUp => return Ok(Received::HungUp),
-        };
-        if fds.len() > MAX_FDS {
-            return Err(SessionRefusal::TooManyDescriptors.into());
-        }
         let mut counted = Counted {
             host,
             changes: &mut self.changes,
@@ -319,11 +313,26 @@ impl Endpoint {
         };
         let session = &mut connection.session;
         let slot = &mut self.slot;
+        let (header, outcome) = match session.under_way() {
+            Some(header) => (header, session.go_on(slot, &mut counted)?),
+            None => {
+                let (header, payload, fds) = match connection.channel.receive()? {
+                    Received::Message(header, payload, fds) => (header, payload, fds),
+                    Received::Nothing => return Ok(Received::Nothing),
+                    Received::HungUp => return Ok(Received::HungUp),
+                };
+                if fds.len() > MAX_FDS {
+                    return Err(SessionRefusal::TooManyDescriptors.into());
+                }
+                let outcome = session.receive(&header, &payload, fds, slot, &mut counted)?;
+                (header, outcome)
+            }
+        };
         let Outcome {
             reply,
             file,
             refused,
-        } = session.receive(&header, &payload, fds, slot, &mut counted)?;
+        } = outcome;
         for memory in session.take_gone() {
             self.closer.let_go(Box::new(memory));
         }

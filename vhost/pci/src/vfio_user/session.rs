@@ -1,5 +1,6 @@
 //! The state of one vfio-user client: a message goes in, its reply comes out, and what it does to the function in the
-//! [`Slot`] is done. Reads no socket and no clock, so a test or a fuzzer drives it without one.
+//! [`Slot`] is done. Reads no socket and no clock, so a test or a fuzzer drives it without one. A message of several writes is obeyed by one
+//! write at a time, so that whoever serves it can end its turn in between.
 //!
 //! A command that cannot be obeyed is answered with an error, and the session goes on; what cannot be a client at all ends it
 //! ([`SessionEnd`]). Memory that a client shares is mapped with the checks of [`GuestMemory`]: nothing but files that the kernel has all
@@ -148,7 +149,7 @@ pub enum SessionEnd {
     Blocks,
 }
 
-/// What a message came to.
+/// What a message came to, so far.
 #[derive(Debug, Default)]
 pub struct Outcome {
     /// What is to be sent.
@@ -157,6 +158,34 @@ pub struct Outcome {
     pub file: Option<Arc<OwnedFd>>,
     /// Why it was not obeyed, if it was not.
     pub refused: Option<CommandRefusal>,
+}
+
+impl Outcome {
+    /// That of a message with this head: the payload of its reply, or why it is not obeyed.
+    fn of(
+        header: &Header,
+        done: Result<Vec<u8>, CommandRefusal>,
+        file: Option<Arc<OwnedFd>>,
+    ) -> Outcome {
+        let (reply, refused) = match done {
+            Ok(payload) => (header.reply(&payload), None),
+            Err(why) => (header.error(why.errno()), Some(why)),
+        };
+        Outcome {
+            reply: header.wants_reply.then_some(reply),
+            file,
+            refused,
+        }
+    }
+}
+
+/// A message of several writes of which not all have been done.
+#[derive(Debug)]
+struct UnderWay {
+    header: Header,
+    /// How many it says.
+    all: usize,
+    rest: std::vec::IntoIter<ShortWrite>,
 }
 
 /// A range of addresses that the client has mapped.
@@ -187,6 +216,7 @@ pub struct Session {
     maps: Vec<Map>,
     /// Memory that is the guest's no more.
     gone: Vec<Arc<GuestMemory>>,
+    under_way: Option<UnderWay>,
     /// What its descriptors may cost those who signal on them.
     cost: Arc<SignalCost>,
 }
@@ -241,7 +271,33 @@ impl Session {
         }
     }
 
-    /// Takes a message with its descriptors and obeys it.
+    /// The head of a message that has been obeyed in part: [`go_on`](Self::go_on) comes before the next message.
+    #[must_use]
+    pub fn under_way(&self) -> Option<Header> {
+        self.under_way.as_ref().map(|message| message.header)
+    }
+
+    /// Does the next write of the message that is [under way](Self::under_way); the reply comes with the last one.
+    ///
+    /// # Errors
+    /// As of [`receive`](Self::receive).
+    pub fn go_on(&mut self, slot: &mut Slot, host: &mut dyn Host) -> Result<Outcome, SessionEnd> {
+        self.check_shared(slot)?;
+        let Some(message) = &mut self.under_way else {
+            return Ok(Outcome::default());
+        };
+        let next = message.rest.next();
+        let done = next.map_or(Ok(()), |next| write_short(&next, slot, host));
+        if done.is_ok() && message.rest.len() > 0 {
+            return Ok(Outcome::default());
+        }
+        let header = message.header;
+        let done = done.map(|()| (message.all as u64).to_ne_bytes().to_vec());
+        self.under_way = None;
+        Ok(Outcome::of(&header, done, None))
+    }
+
+    /// Takes a message with its descriptors and obeys it, one of several writes [in part](Self::under_way).
     ///
     /// # Errors
     /// [`SessionEnd`]: there is no going on with this client.
@@ -262,19 +318,13 @@ impl Session {
                 Ok(self.version(major, minor, data)?)
             }
             _ if !self.agreed => return Err(SessionEnd::NoVersion(header.command)),
-            Ok(command) => self.obey(command, fds, &mut file, slot, host),
+            Ok(command) => self.obey(header, command, fds, &mut file, slot, host),
             Err(why) => Err(why.into()),
         };
-        let (reply, refused) = match done {
-            Ok(payload) => (header.reply(&payload), None),
-            Err(why) => (header.error(why.errno()), Some(why)),
-        };
-        let reply = header.wants_reply.then_some(reply);
-        Ok(Outcome {
-            reply,
-            file,
-            refused,
-        })
+        match self.under_way {
+            Some(_) => self.go_on(slot, host),
+            None => Ok(Outcome::of(header, done, file)),
+        }
     }
 
     fn version(&mut self, major: u16, minor: u16, data: &[u8]) -> Result<Vec<u8>, SessionEnd> {
@@ -302,9 +352,10 @@ impl Session {
         Ok(reply)
     }
 
-    /// Does what a command says; the payload of its reply, and the `file` that goes with that.
+    /// Does what a command says; the payload of its reply, and the `file` that goes with that. One of several writes is only begun.
     fn obey(
         &mut self,
+        header: &Header,
         command: Command<'_>,
         fds: Vec<OwnedFd>,
         file: &mut Option<Arc<OwnedFd>>,
@@ -328,7 +379,14 @@ impl Session {
                 write(access, data, slot, host)?;
                 Ok(head(&access))
             }
-            Command::WriteMulti(writes) => write_multi(&writes, slot, host),
+            Command::WriteMulti(writes) => {
+                self.under_way = Some(UnderWay {
+                    header: *header,
+                    all: writes.len(),
+                    rest: writes.into_iter(),
+                });
+                Ok(Vec::new())
+            }
             Command::Reset => {
                 slot.reset(host);
                 Ok(Vec::new())
@@ -616,18 +674,15 @@ fn write(
         .map_err(refused)
 }
 
-/// The writes, up to the first that is refused if any is; the reply says how many.
-fn write_multi(
-    writes: &[ShortWrite],
+fn write_short(
+    short: &ShortWrite,
     slot: &mut Slot,
     host: &mut dyn Host,
-) -> Result<Vec<u8>, CommandRefusal> {
-    for ShortWrite { access, data } in writes {
-        let len = usize::try_from(access.count).unwrap_or(usize::MAX);
-        let data = data.get(..len).ok_or(CommandRefusal::Count(access.count))?;
-        write(*access, data, slot, host)?;
-    }
-    Ok((writes.len() as u64).to_ne_bytes().to_vec())
+) -> Result<(), CommandRefusal> {
+    let ShortWrite { access, data } = short;
+    let len = usize::try_from(access.count).unwrap_or(usize::MAX);
+    let data = data.get(..len).ok_or(CommandRefusal::Count(access.count))?;
+    write(*access, data, slot, host)
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ use std::io::{Read, Write};
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
 use mio::{Events, Poll};
@@ -15,7 +16,8 @@ use vf_vhost::vring::Vring;
 use vfio_user::Client;
 
 use super::*;
-use crate::function::NotGranted;
+use crate::config_space::tests::IDENTITY;
+use crate::function::{Environment, Identity, NotGranted};
 use crate::slot::tests::{NoNic, Register, memfd};
 
 /// What happened, in a word.
@@ -37,7 +39,7 @@ impl Host for Witness {
         self.nic.request(request)
     }
 
-    fn policy(&self) -> std::sync::Arc<Policy> {
+    fn policy(&self) -> Arc<Policy> {
         self.nic.policy()
     }
 
@@ -336,4 +338,76 @@ fn descriptors_stay_with_their_message() {
     stream.write_all(&map(1 << 20, 0)).unwrap();
     assert_eq!(reply(&mut stream), Some(vec![]));
     served.hears("a region is empty");
+}
+
+/// A function that takes a millisecond for each write, and remembers them.
+#[derive(Debug, Default)]
+struct Slow(Arc<Mutex<Vec<u8>>>);
+
+impl Function for Slow {
+    fn identity(&self) -> &'static Identity {
+        &IDENTITY
+    }
+
+    fn read(&mut self, _: u8, _: u64, data: &mut [u8], _: &mut dyn Host) {
+        data.fill(0);
+    }
+
+    fn write(&mut self, _: u8, _: u64, data: &[u8], _: &mut dyn Host) {
+        std::thread::sleep(Duration::from_millis(1));
+        self.0.lock().unwrap().push(data[0]);
+    }
+
+    fn reset(&mut self, _: &mut dyn Host) {}
+
+    fn set_environment(&mut self, _: Environment, _: &mut dyn Host) {}
+
+    fn messages(&self) -> u64 {
+        0
+    }
+
+    fn changed(&mut self, _: &mut dyn Host) {}
+}
+
+/// Else the thread that serves all VFs would be one client's for as long as 171 requests to its NIC take.
+#[test]
+fn a_message_of_many_writes_ends_a_turn_when_its_time_is_over_and_is_gone_on_with() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("vf0.sock");
+    let written = Arc::default();
+    let function = Box::new(Slow(Arc::clone(&written)));
+    let mut endpoint = Endpoint::listen(&path, "nic0 vf0".to_owned(), function).unwrap();
+    let (said, _hears) = channel();
+    let nic = NoNic::default();
+    let mut host = Witness { nic, said };
+    let mut client = UnixStream::connect(&path).unwrap();
+    let mut many = 100_u64.to_ne_bytes().to_vec();
+    for n in 0..100 {
+        many.extend([access(0x40, 0, 1), vec![n, 0, 0, 0, 0, 0, 0, 0]].concat());
+    }
+    for message in [
+        message(1, 0, &[0, 0, 1, 0]),
+        message(10, 0x10, &[access(COMMAND, 7, 2), vec![6, 0]].concat()),
+        message(15, 0, &many),
+        message(9, 0, &access(0, 7, 4)),
+    ] {
+        client.write_all(&message).unwrap();
+    }
+    let mut before = 0;
+    while before < 100 {
+        endpoint.poll(Instant::now(), &mut host);
+        let now = written.lock().unwrap().len();
+        assert!(now - before <= 4, "{before} to {now} in a turn of {TURN:?}");
+        assert!(now > before || now == 0, "{now} after a turn");
+        before = now;
+        // Nothing comes on the socket that would wake anybody.
+        assert!(now == 100 || endpoint.next_timer().is_some());
+    }
+    endpoint.poll(Instant::now(), &mut host);
+    assert!(written.lock().unwrap().iter().copied().eq(0..100));
+    reply(&mut client).unwrap();
+    let all = reply(&mut client).unwrap();
+    assert_eq!(all, 100_u64.to_ne_bytes(), "in the order of the messages");
+    assert_eq!(reply(&mut client).unwrap().len(), 20);
+    endpoint.close_session(Instant::now(), &mut host);
 }

@@ -56,7 +56,12 @@ impl Client {
         head[8..12].copy_from_slice(&flags.to_ne_bytes());
         let header = Header::parse(head).unwrap();
         let (session, slot) = (&mut self.session, &mut self.slot);
-        session.receive(&header, payload, fds, slot, &mut self.host)
+        let mut outcome = session.receive(&header, payload, fds, slot, &mut self.host)?;
+        while session.under_way().is_some() {
+            assert!(outcome.reply.is_none() && outcome.refused.is_none());
+            outcome = session.go_on(slot, &mut self.host)?;
+        }
+        Ok(outcome)
     }
 
     fn send(&mut self, command: u16, payload: &[u8], fds: Vec<OwnedFd>) -> Reply {
