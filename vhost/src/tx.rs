@@ -543,16 +543,24 @@ impl TxQueue {
     /// Copies the whole frame to `out`, whatever that holds; its first bytes are exactly [`TxFrame::head`]. `frame` must be
     /// one of this queue.
     pub fn copy_to(&self, frame: &TxFrame, out: &mut FrameBuf) {
+        self.copy_first_to(frame, usize::MAX, out);
+    }
+
+    /// The same of so many bytes of it at most: of no others is room made in `out`.
+    pub fn copy_first_to(&self, frame: &TxFrame, most: usize, out: &mut FrameBuf) {
         out.offload = *frame.offload();
-        out.data.resize(frame.len() as usize, 0);
+        out.data.resize(most.min(frame.len() as usize), 0);
         let head = frame.head();
-        let (to, rest) = out.data.split_at_mut(head.len().min(frame.len() as usize));
+        let len = out.data.len();
+        let (to, rest) = out.data.split_at_mut(head.len().min(len));
+        let (head, _) = head.split_at(to.len());
         to.copy_from_slice(head);
         if rest.is_empty() {
             return;
         }
         let headers = frame.more_headers();
         let (to, mut rest) = rest.split_at_mut(headers.len().min(rest.len()));
+        let (headers, _) = headers.split_at(to.len());
         to.copy_from_slice(headers);
         let copied = frame.for_rest(&mut self.window(), |piece| {
             let n = piece.len().min(rest.len());

@@ -17,6 +17,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use vf_model::{
     DropReason, FrameMatch, FrameMeta, HEAD_LEN, Nanos, Path, Policy, Source, Verdict, VfIndex,
 };
+use vf_vhost::frame::FrameBuf;
 
 use self::event::Event;
 use crate::queue::{Doorbell, Frame, FrameQueue, Pool, cost};
@@ -229,7 +230,7 @@ impl Capture {
             self.pool.give(captured.frame);
             return;
         }
-        if !self.leave(cost(&captured.frame), Item::Frame(captured)) {
+        if !self.leave(held(&captured.frame), Item::Frame(captured)) {
             self.miss(port, 1);
         }
     }
@@ -282,7 +283,7 @@ impl Capture {
     pub fn take(&self) -> Option<Item> {
         let (item, _) = self.queue.pop()?;
         self.budget.give(match &item {
-            Item::Frame(captured) => cost(&captured.frame),
+            Item::Frame(captured) => held(&captured.frame),
             Item::Event(_) => EVENT_BYTES,
         });
         Some(item)
@@ -329,6 +330,11 @@ impl Drop for Capture {
     fn drop(&mut self) {
         self.clear();
     }
+}
+
+/// Bytes that a frame holds while it waits: its buffer may have had a longer one before.
+fn held(frame: &FrameBuf) -> u64 {
+    cost(frame).max(frame.data.capacity() as u64)
 }
 
 /// The place of a port among all of a NIC with so many VFs.

@@ -75,9 +75,9 @@ impl FrameSource<'_> {
     /// A copy of its first bytes, so many at most.
     pub(super) fn copy_first(&self, pool: &Pool, most: usize) -> Frame {
         match self {
-            FrameSource::Guest(..) => {
-                let mut copy = self.copy(pool);
-                copy.data.truncate(most);
+            FrameSource::Guest(tx, frame) => {
+                let mut copy = pool.take(most.min(frame.len() as usize));
+                tx.copy_first_to(frame, most, &mut copy);
                 copy
             }
             FrameSource::Private(frame) => {

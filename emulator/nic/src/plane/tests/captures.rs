@@ -335,3 +335,50 @@ fn captures_that_nobody_reads_leave_room_to_one_that_is_read_and_nothing_when_th
     assert_eq!(gone, [true; 3]);
     assert!(budget.is_unused());
 }
+
+/// Of what its sender keeps in its memory no more is copied than is kept: 16,384 super-frames that count as 2048 bytes would be a GiB.
+#[test]
+fn of_a_long_frame_that_is_dropped_no_more_is_held_than_is_kept() {
+    let tso = NetConfig {
+        features: NetConfig::PLAIN | NetConfig::CHECKSUM | NetConfig::TSO,
+        ..queue_of(256)
+    };
+    for path in [Path::Direct, Path::Mediated] {
+        let mut bench = Bench::bare(&[path], ENDLESS, None);
+        bench.start(0, &tso);
+        let budget = Budget::default();
+        let wanted = Wanted {
+            ports: all_ports(1),
+            drops_only: true,
+            snaplen: 128,
+            ..Wanted::default()
+        };
+        let capture = bench.capture_within(wanted, budget.clone());
+        let mut data = vf_packet::testing::super_frame(false, 0, 60_000);
+        data[..6].copy_from_slice(&BEYOND.0);
+        data[6..12].copy_from_slice(&mac(7).0);
+        let header = NetHeader {
+            flags: 1,
+            gso_type: 1,
+            hdr_len: 66,
+            gso_size: 1448,
+            csum_start: 34,
+            csum_offset: 16,
+            num_buffers: 0,
+        };
+        for _ in 0..10 {
+            assert!(bench.vms[0].net.send(0, &header, &data).unwrap());
+        }
+        bench.vms[0].net.kick();
+        bench.run_until(MS);
+        let frames = frames(&capture);
+        assert_eq!(frames.len(), 10, "{path}");
+        for frame in &frames {
+            assert_eq!(frame.drop, Some(DropReason::SpoofedMac));
+            assert_eq!(frame.len as usize, data.len());
+            assert_eq!(frame.frame.data[..128], data[..128]);
+            assert!(frame.frame.data.capacity() <= 4096, "{path}");
+        }
+        assert!(budget.is_unused());
+    }
+}
