@@ -1,12 +1,17 @@
 //! Metrics as a scraper finds them.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
+use std::fs::File;
 use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use tempfile::TempDir;
 
-use crate::emulator::{BACK_TO_BACK, Emulator, vfnic};
+use crate::emulator::{BACK_TO_BACK, Emulator, vfnic, wait_for};
 use crate::port::{Port, pass};
 
 /// A running `vfnic` that answers scrapes at a socket.
@@ -140,7 +145,7 @@ fn an_address_that_a_driver_chooses_makes_no_new_series() {
     emulator.does("--nic a vf 0 set trust on");
     let (_, before) = scraped.scrape("*/*");
     // What was said a moment ago is said again.
-    std::thread::sleep(std::time::Duration::from_millis(250));
+    std::thread::sleep(Duration::from_millis(250));
     emulator.does("--nic a vf 0 request mac 02:00:00:00:00:99");
     assert_eq!(emulator.vf(0, 0).state.mac, "02:00:00:00:00:99");
     let (_, after) = scraped.scrape("*/*");
@@ -173,6 +178,83 @@ fn scrapers_that_do_not_read_cost_themselves_only() {
         assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
         stuck.remove(0);
         stuck.push(scraped.connect());
+    }
+}
+
+/// Who connects again and again takes places, each of them for a while, and not those that are answered just now.
+#[test]
+fn a_scrape_is_answered_beside_a_flood_of_connections() {
+    let scraped = Scraped::start();
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut flood = VecDeque::new();
+            while !done.load(Ordering::Relaxed) {
+                flood.push_back(scraped.connect());
+                if flood.len() > 32 {
+                    flood.pop_front();
+                }
+            }
+        });
+        let answers: Vec<_> = (0..5)
+            .map(|_| {
+                let mut stream = scraped.connect();
+                let asked = stream.write_all(b"GET /metrics HTTP/1.1\r\n\r\n");
+                let mut answer = String::new();
+                let read = stream.read_to_string(&mut answer);
+                (asked.is_ok() && read.is_ok(), answer)
+            })
+            .collect();
+        done.store(true, Ordering::Relaxed);
+        for (whole, answer) in answers {
+            assert!(whole && answer.starts_with("HTTP/1.1 200 "), "{answer}");
+        }
+    });
+}
+
+/// A scraper that comes while one process goes on for another is answered by either.
+#[test]
+fn scrapers_find_the_socket_throughout_an_upgrade() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("metrics");
+    // A port that was free a moment ago.
+    let port = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = port.local_addr().unwrap();
+    for (address, tcp) in [
+        (format!("unix:{}", path.display()), false),
+        (port.to_string(), true),
+    ] {
+        let mut emulator = Emulator::with_config(&format!("metrics = '{address}'\n{BACK_TO_BACK}"));
+        let connect = || match tcp {
+            true => TcpStream::connect(port).map(OwnedFd::from),
+            false => UnixStream::connect(&path).map(OwnedFd::from),
+        };
+        let done = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let comes = scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    connect().unwrap();
+                    std::thread::sleep(Duration::from_micros(300));
+                }
+            });
+            for _ in 0..3 {
+                emulator.upgrade();
+                std::thread::sleep(Duration::from_millis(50));
+            }
+            done.store(true, Ordering::Relaxed);
+            comes.join().unwrap();
+        });
+        // The process before this one may still take one with it.
+        wait_for("an answer", || {
+            let mut stream = File::from(connect().unwrap());
+            stream.write_all(b"GET /metrics HTTP/1.1\r\n\r\n").ok()?;
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).ok()?;
+            answer.starts_with("HTTP/1.1 200 ").then_some(())
+        });
+        emulator.terminate("an upgrade");
+        assert!(!path.exists());
+        emulator.restart();
     }
 }
 

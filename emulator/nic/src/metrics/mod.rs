@@ -4,4 +4,4 @@ mod page;
 mod server;
 
 pub use page::{Format, page};
-pub use server::{MetricsAddress, MetricsAddressError, MetricsError, serve};
+pub use server::{MetricsAddress, MetricsAddressError, MetricsError, ScrapeSocket};

@@ -6,11 +6,11 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags};
@@ -24,8 +24,12 @@ use crate::control::show::Show;
 use crate::control::{Request, Response, ask};
 use crate::sandbox::{Role, Sandbox};
 
-/// Scrapes at a time; who comes then takes the place of the one that has been there for longest.
+/// Scrapes at a time; who comes then takes the place of the one that has been there for longest, when that has had its [time](TIME).
 const SCRAPES: usize = 8;
+/// Threads at a time: one that waits for an answer to be shown lives on for a while when its scraper has had to go.
+const THREADS: usize = 2 * SCRAPES;
+/// How long a scraper keeps its place whoever else comes: a scrape takes milliseconds.
+const TIME: Duration = Duration::from_millis(100);
 /// How long a scrape may take, from the connection to the last byte.
 const LIMIT: Duration = Duration::from_secs(10);
 /// How old what is said may be: the control thread is asked no more often, however many ask here.
@@ -95,53 +99,96 @@ impl fmt::Display for MetricsAddress {
     }
 }
 
-/// Listens at `address` and answers scrapes with what is said at the control socket, as long as the process lives. A socket's file is
-/// removed with what is returned.
-///
-/// # Errors
-/// [`MetricsError`].
-pub fn serve(
-    address: &MetricsAddress,
-    ctl: &Path,
-    sandbox: Sandbox,
-) -> Result<Option<Listener>, MetricsError> {
-    let ctl = ctl.to_owned();
-    let failed = |source| MetricsError::Listen {
-        address: address.to_string(),
-        source,
-    };
-    let thread = std::thread::Builder::new().name("metrics".to_owned());
-    match address {
-        MetricsAddress::Tcp(to) => {
-            let listener = TcpListener::bind(to.as_str()).map_err(failed)?;
-            let scrapes = move || {
-                sandbox.confine(Role::Scrapes);
-                accept(&ctl, |_| {
-                    listener.accept().map(|(stream, _)| Stream::Tcp(stream))
-                });
-            };
-            thread.spawn(scrapes).map_err(failed)?;
-            Ok(None)
+/// A socket that scrapers connect to. If it has a file, that is removed with this.
+#[derive(Debug)]
+pub enum ScrapeSocket {
+    /// At a TCP address.
+    Tcp(TcpListener),
+    /// At a path.
+    Unix(Listener),
+}
+
+impl ScrapeSocket {
+    /// Listens at `address`; nobody is answered yet.
+    ///
+    /// # Errors
+    /// [`MetricsError`].
+    pub fn bind(address: &MetricsAddress) -> Result<ScrapeSocket, MetricsError> {
+        Ok(match address {
+            MetricsAddress::Tcp(to) => {
+                let listener = TcpListener::bind(to.as_str());
+                let failed = |source| MetricsError::Listen {
+                    address: address.to_string(),
+                    source,
+                };
+                ScrapeSocket::Tcp(listener.map_err(failed)?)
+            }
+            MetricsAddress::Unix(path) => ScrapeSocket::Unix(Listener::bind(path)?),
+        })
+    }
+
+    /// Goes on with a socket that another process listens on, whose file it is until it is [ours](Self::own).
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn adopt(address: &MetricsAddress, socket: OwnedFd) -> io::Result<ScrapeSocket> {
+        Ok(match address {
+            MetricsAddress::Tcp(_) => ScrapeSocket::Tcp(socket.into()),
+            MetricsAddress::Unix(path) => ScrapeSocket::Unix(Listener::adopt(socket, path)?),
+        })
+    }
+
+    /// Its file is this process' from now on.
+    pub fn own(&mut self) {
+        if let ScrapeSocket::Unix(listener) = self {
+            listener.own();
         }
-        MetricsAddress::Unix(path) => {
-            let listener = Listener::bind(path)?;
-            // The same socket, without the care for its file.
-            let accepting = listener.as_fd().try_clone_to_owned().map_err(failed)?;
-            let accepting = UnixListener::from(accepting);
-            let scrapes = move || {
-                sandbox.confine(Role::Scrapes);
-                accept(&ctl, |closer| {
-                    rustix::event::poll(&mut [PollFd::new(&accepting, PollFlags::IN)], None)?;
-                    if closer.is_full() {
-                        return Err(io::ErrorKind::QuotaExceeded.into());
-                    }
-                    let (stream, _) = accepting.accept()?;
-                    stream.set_nonblocking(false)?;
-                    Ok(Stream::Unix(Aside::new(stream, closer), closer.clone()))
-                });
-            };
-            thread.spawn(scrapes).map_err(failed)?;
-            Ok(Some(listener))
+    }
+
+    /// Answers scrapes with what is said at the control socket, as long as the process lives.
+    ///
+    /// # Errors
+    /// The system's, of a thread that it does not have.
+    pub fn serve(&self, ctl: &Path, sandbox: Sandbox) -> io::Result<()> {
+        let ctl = ctl.to_owned();
+        let thread = std::thread::Builder::new().name("metrics".to_owned());
+        // The same socket, without the care for its file.
+        let socket = self.as_fd().try_clone_to_owned()?;
+        match self {
+            ScrapeSocket::Tcp(_) => {
+                let listener = TcpListener::from(socket);
+                thread.spawn(move || {
+                    sandbox.confine(Role::Scrapes);
+                    accept(&ctl, |_| {
+                        listener.accept().map(|(stream, _)| Stream::Tcp(stream))
+                    });
+                })?;
+            }
+            ScrapeSocket::Unix(_) => {
+                let listener = UnixListener::from(socket);
+                thread.spawn(move || {
+                    sandbox.confine(Role::Scrapes);
+                    accept(&ctl, |closer| {
+                        rustix::event::poll(&mut [PollFd::new(&listener, PollFlags::IN)], None)?;
+                        if closer.is_full() {
+                            return Err(io::ErrorKind::QuotaExceeded.into());
+                        }
+                        let (stream, _) = listener.accept()?;
+                        stream.set_nonblocking(false)?;
+                        Ok(Stream::Unix(Aside::new(stream, closer), closer.clone()))
+                    });
+                })?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl AsFd for ScrapeSocket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            ScrapeSocket::Tcp(listener) => listener.as_fd(),
+            ScrapeSocket::Unix(listener) => listener.as_fd(),
         }
     }
 }
@@ -174,9 +221,64 @@ impl Source {
     }
 }
 
+/// The threads that answer.
+#[derive(Default)]
+struct Threads {
+    running: Mutex<usize>,
+    ended: Condvar,
+}
+
+/// One of them, until it ends.
+struct Thread(Arc<Threads>);
+
+impl Thread {
+    fn begin(threads: &Arc<Threads>) -> Thread {
+        *threads.running() += 1;
+        Thread(Arc::clone(threads))
+    }
+}
+
+impl Drop for Thread {
+    fn drop(&mut self) {
+        *self.0.running() -= 1;
+        self.0.ended.notify_one();
+    }
+}
+
+impl Threads {
+    fn running(&self) -> std::sync::MutexGuard<'_, usize> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until there is room for another one: too few run, or the scraper that has been there for longest has had its time.
+    fn await_room(&self, scrapes: &mut VecDeque<(Instant, Weak<Stream>)>) {
+        let mut running = self.running();
+        loop {
+            scrapes.retain(|(_, stream)| stream.strong_count() > 0);
+            let wait = match scrapes.front() {
+                Some((since, oldest)) if scrapes.len() >= SCRAPES => {
+                    let left = TIME.saturating_sub(since.elapsed());
+                    if left.is_zero() {
+                        if let Some(oldest) = oldest.upgrade() {
+                            let _ = oldest.shutdown();
+                        }
+                        scrapes.pop_front();
+                        continue;
+                    }
+                    left
+                }
+                _ if *running >= THREADS => LIMIT,
+                _ => return,
+            };
+            let woken = self.ended.wait_timeout(running, wait);
+            running = woken.unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+}
+
 fn accept(ctl: &Path, mut next: impl FnMut(&Closer) -> io::Result<Stream>) {
     let source = Arc::new(Source::new(ctl));
-    let mut running: VecDeque<Weak<Stream>> = VecDeque::new();
+    let (threads, mut scrapes) = (Arc::new(Threads::default()), VecDeque::new());
     let closer = Closer::default();
     loop {
         let Ok(stream) = next(&closer) else {
@@ -184,18 +286,16 @@ fn accept(ctl: &Path, mut next: impl FnMut(&Closer) -> io::Result<Stream>) {
             std::thread::sleep(Duration::from_millis(100));
             continue;
         };
-        running.retain(|stream| stream.strong_count() > 0);
-        if running.len() >= SCRAPES
-            && let Some(oldest) = running.pop_front().and_then(|stream| stream.upgrade())
-        {
-            // It has had its time: a scrape takes milliseconds.
-            let _ = oldest.shutdown();
-        }
+        threads.await_room(&mut scrapes);
         let (source, stream) = (Arc::clone(&source), Arc::new(stream));
-        running.push_back(Arc::downgrade(&stream));
+        scrapes.push_back((Instant::now(), Arc::downgrade(&stream)));
+        let this = Thread::begin(&threads);
         let answer = move || {
             // Whoever has gone needs no answer.
             let _ = scrape(&stream, &source);
+            // Its place is free before its thread is seen to end.
+            drop(stream);
+            drop(this);
         };
         let thread = std::thread::Builder::new().name("scrape".to_owned());
         let _ = thread.spawn(answer);
@@ -329,7 +429,6 @@ fn http(status: &str, content_type: &str, body: &str) -> String {
 mod tests {
     use std::io::IoSlice;
     use std::mem::MaybeUninit;
-    use std::os::fd::OwnedFd;
 
     use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 
@@ -389,6 +488,40 @@ mod tests {
             said(FRESH * 2).starts_with("HTTP/1.1 503 "),
             "it is asked anew"
         );
+    }
+
+    /// Threads of this process with this name.
+    fn threads(name: &str) -> usize {
+        let tasks = std::fs::read_dir("/proc/self/task").unwrap();
+        let comms = tasks.map(|task| task.unwrap().path().join("comm"));
+        // One may have ended meanwhile.
+        let comms = comms.filter_map(|comm| std::fs::read_to_string(comm).ok());
+        comms.filter(|comm| comm.trim_end() == name).count()
+    }
+
+    #[test]
+    fn while_nobody_is_answered_no_more_threads_wait_than_there_may_be() {
+        let dir = tempfile::tempdir().unwrap();
+        let [ctl, path] = ["ctl", "metrics"].map(|name| dir.path().join(name));
+        // A control socket at which nobody says anything.
+        let _ctl_listener = UnixListener::bind(&ctl).unwrap();
+        let listener = UnixListener::bind(&path).unwrap();
+        std::thread::spawn(move || {
+            accept(&ctl, |closer| {
+                let (stream, _) = listener.accept()?;
+                Ok(Stream::Unix(Aside::new(stream, closer), closer.clone()))
+            });
+        });
+        let clients = (0..60).map(|_| {
+            let mut client = UnixStream::connect(&path).unwrap();
+            client.write_all(b"GET /metrics HTTP/1.1\r\n\r\n").unwrap();
+            client
+        });
+        let clients: Vec<_> = clients.collect();
+        // Each that comes takes the place of another that has had its time.
+        std::thread::sleep(TIME * 10);
+        assert_eq!(threads("scrape"), THREADS);
+        drop(clients);
     }
 
     /// A socket whose last close waits for an hour, and who keeps its peer from reading.

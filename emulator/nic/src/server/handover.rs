@@ -10,10 +10,10 @@ use mio::Token;
 use vf_model::VfIndex;
 use vf_vhost::vring::Vring;
 
+use super::Server;
 use super::error::{RunError, system};
 use super::sockets::Sockets;
 use super::tokens::{VF, VFS};
-use super::{Server, open_metrics};
 use crate::clock::Clock;
 use crate::handover::{self, Document, SavedState, Taken};
 use crate::instance::NicInstance;
@@ -23,8 +23,6 @@ use crate::uplink::Position;
 
 /// How long frames may be on their way when everything is to stand still: on a wire it is some microseconds.
 const SETTLES: Duration = Duration::from_secs(1);
-/// How long the process before this one may take to end.
-const GONE: Duration = Duration::from_secs(5);
 /// How long a state may take to be on the disk.
 const WRITTEN: Duration = Duration::from_secs(2);
 
@@ -72,6 +70,9 @@ impl Server {
         if let Some(observers) = &mut self.observers {
             observers.own();
         }
+        if let Some(metrics) = &mut self.metrics {
+            metrics.own();
+        }
         let mut bytes = &*taken.frames;
         let nics = self.hosts.iter().zip(&taken.document.nics);
         let waiting = nics.map(|(host, saved)| host.restore_waiting(saved, &mut bytes));
@@ -81,20 +82,15 @@ impl Server {
         tracing::info!("goes on where another process was; guests stood still for {stood:.1?}");
     }
 
-    /// Goes on with what can only be done when the process before this one has ended, and looks at what guests have said meanwhile.
+    /// Goes on with what guests do not wait for.
     pub fn settle_in(&mut self, sandbox: Sandbox) {
-        let end = Instant::now() + GONE;
-        let config = self.dispatcher.config();
-        loop {
-            match open_metrics(&config, self.access, sandbox) {
-                Ok(metrics) => self._metrics = metrics,
-                Err(_) if Instant::now() < end => {
-                    std::thread::sleep(Duration::from_millis(1));
-                    continue;
-                }
-                Err(error) => tracing::error!("{error}"),
-            }
-            break;
+        let ctl = self.dispatcher.config().ctl_socket();
+        let serves = self
+            .metrics
+            .as_ref()
+            .map(|metrics| metrics.serve(&ctl, sandbox));
+        if let Some(Err(error)) = serves {
+            tracing::error!("no metrics until a restart: {error}");
         }
     }
 
@@ -253,6 +249,7 @@ impl Server {
         let nics = nics.collect();
         fds.extend(self.observers.as_ref().map(|observers| observers.socket()));
         fds.push(self.clients.socket());
+        fds.extend(self.metrics.as_ref().map(AsFd::as_fd));
         let kept = self.state.as_ref().map(|state| state.kept().progress());
         let document = Document {
             config,

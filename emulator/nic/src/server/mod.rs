@@ -50,7 +50,7 @@ use crate::control::clients::{Answer, Bounds, Clients};
 use crate::control::{Dispatcher, Nics};
 use crate::handover::Taken;
 use crate::instance::NicInstance;
-use crate::metrics;
+use crate::metrics::ScrapeSocket;
 use crate::sandbox::{Role, Sandbox};
 use crate::state_file::{StateFile, StateWriter};
 use crate::thread::{News, Polling, RingBroken};
@@ -66,8 +66,8 @@ pub struct Server {
     shares: Vec<Vec<VfTurns>>,
     links: FarEnds,
     clients: Clients,
-    /// The socket of scrapers, which goes with this.
-    _metrics: Option<Listener>,
+    /// The socket of scrapers.
+    metrics: Option<ScrapeSocket>,
     /// Those who may not change anything.
     observers: Option<Clients>,
     /// What they have had of this thread together.
@@ -172,10 +172,23 @@ impl Server {
             group: config.ctl_group.clone(),
         })?;
         let clients = ask(&config.ctl_socket(), administrators, CTL)?;
-        let metrics = match taken {
-            // The process before this one has the address.
-            Some(_) => None,
-            None => open_metrics(&config, access, sandbox)?,
+        let metrics = match (taken, &config.metrics) {
+            // Nobody is answered before the process is its own.
+            (Some(taken), Some(address)) => {
+                let socket = taken.descriptor();
+                let socket = socket.and_then(|socket| ScrapeSocket::adopt(address, socket));
+                Some(socket.map_err(system("metrics"))?)
+            }
+            (None, Some(address)) => {
+                let socket = ScrapeSocket::bind(address)?;
+                if let ScrapeSocket::Unix(listener) = &socket {
+                    access.widen(listener.path(), |mode, group| listener.widen(mode, group))?;
+                }
+                let serves = socket.serve(&config.ctl_socket(), sandbox);
+                serves.map_err(system("thread"))?;
+                Some(socket)
+            }
+            (_, None) => None,
         };
         let turns = |host: &NicInstance| vec![VfTurns::default(); host.vfs.len()];
         Ok(Server {
@@ -184,7 +197,7 @@ impl Server {
             hosts,
             links,
             clients,
-            _metrics: metrics,
+            metrics,
             observers,
             observers_had: TimeShare::default(),
             late_observers: BTreeSet::new(),
@@ -558,22 +571,6 @@ impl Reporter {
             let _ = waker.wake();
         }
     }
-}
-
-/// Answers scrapes, if the configuration says where.
-fn open_metrics(
-    config: &Config,
-    access: Access,
-    sandbox: Sandbox,
-) -> Result<Option<Listener>, RunError> {
-    let Some(address) = &config.metrics else {
-        return Ok(None);
-    };
-    let socket = metrics::serve(address, &config.ctl_socket(), sandbox)?;
-    if let Some(socket) = &socket {
-        access.widen(socket.path(), |mode, group| socket.widen(mode, group))?;
-    }
-    Ok(socket)
 }
 
 /// Every guest brings half a dozen descriptors and more; the usual soft limit is too low for many VFs.
