@@ -428,7 +428,7 @@ impl Policy {
     pub fn with_request(&self, vf: VfIndex, request: &VfRequest) -> Result<Granted, Refusal> {
         let mut policy = self.clone();
         let (changed, denied) = policy.request(vf, request)?;
-        policy.publish(changed);
+        policy.publish_asked(changed);
         Ok(Granted { policy, denied })
     }
 
@@ -439,7 +439,7 @@ impl Policy {
     pub fn with_message(&self, vf: VfIndex, message: &MailboxRequest) -> Result<Granted, Refusal> {
         let mut policy = self.clone();
         let (changed, denied) = policy.mailbox(vf, message)?;
-        policy.publish(changed);
+        policy.publish_asked(changed);
         Ok(Granted { policy, denied })
     }
 
@@ -467,7 +467,7 @@ impl Policy {
         if asked(self) == asked(&policy) {
             return (self.clone(), denied);
         }
-        policy.publish(changed);
+        policy.publish_asked(changed);
         (policy, denied)
     }
 
@@ -513,6 +513,14 @@ impl Policy {
     /// Whether verdicts on frames are the same, but for what filters on flows say of them.
     pub(crate) fn has_same_verdicts(&self, other: &Policy) -> bool {
         self.verdicts == other.verdicts
+    }
+
+    /// [Publishes](Self::publish) what a driver has changed of its VF, as often as it likes: nobody has queues emptied for that. What its filters say of
+    /// frames that are handed up has been counted.
+    fn publish_asked(&mut self, changed: Option<Changed>) {
+        let steered = self.steered;
+        self.publish(changed);
+        self.steered = steered;
     }
 
     /// Makes what has been changed a version of its own.

@@ -3,7 +3,10 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use vf_model::{DropReason, Judge, MacAddr, Nanos, Nic, Path, Profile, Source, Step, VfIndex};
+use vf_model::{
+    DropReason, Judge, MacAddr, MailboxRequest, Nanos, Nic, Path, Policy, Profile, Source, Step,
+    VfIndex,
+};
 
 use crate::any::{flow_frame, frame, parse};
 use crate::golden::explains;
@@ -255,6 +258,17 @@ fn a_filter_that_hands_frames_up_changes_their_way_and_not_their_receivers() {
         let before = Arc::clone(&host.policy);
         host.act(&parse(said).into()).unwrap();
         assert!(!host.policy.moves_frames(&before), "nothing is handed up");
+    }
+    // A driver may say it as often as it likes, and stops nobody by that.
+    let hand_up = parse("filter add flow-type ether dst 02:00:00:00:00:09 action mediated");
+    let host = Host::new(&[hand_up.into()], &[]);
+    let mut policy = Policy::clone(&host.policy);
+    for words in ["mac 02:00:00:00:00:09", "table 02:00:00:00:00:19", "reset"] {
+        let words: Vec<_> = words.split(' ').collect();
+        let message = MailboxRequest::parse(&words).unwrap();
+        let asked = policy.with_message(vf1, &message).unwrap().policy;
+        assert!(asked.version() > policy.version() && !asked.moves_frames(&policy));
+        policy = asked;
     }
     // A flow that has not been seen before the filter came is not learned, although a filter on it would have a row.
     let mut host = Host::new(&[], &[Path::Auto; VFS as usize]);
