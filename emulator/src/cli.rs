@@ -286,8 +286,8 @@ A frame is what is said of it, in any order, or its bytes:
   len BYTES   gso BYTES
   hex BYTES [len BYTES] [gso BYTES]
 What is left out is as plain as can be: the sender's own address, no tag, 60 bytes. It is the rules in force \
-that are asked: no frame is sent, nothing is counted. Left out are a limit on a sender's rate, which makes frames wait, and storm_control, \
-which drops what is flooded too often, or in super-frames of more than 128 segments.
+that are asked: no frame is sent, nothing is counted. Left out is a limit on a sender's rate, which makes frames wait; of storm_control it is \
+said how many may be flooded, not how many are just now.
 
 Examples:
   vfnic why from vf0 dst vf1

@@ -3,10 +3,11 @@
 
 use std::sync::Arc;
 
-use vf_packet::{FrameMeta, Header, MacAddr, OnWire, Vlan, VlanTag, wire_bytes};
+use vf_packet::{FrameMeta, MacAddr, VlanTag, wire_bytes};
 
 use crate::counter::Shared;
 use crate::filter_spec::QueueChoice;
+use crate::flooded::Flooded;
 use crate::hits::{HitCounters, PublishedHits};
 use crate::policy::Policy;
 use crate::rate::{StormControl, TokenBucket};
@@ -17,9 +18,6 @@ use crate::stats::{Counters, DropReason, LiveCounters, PublishedPort};
 use crate::time::Nanos;
 use crate::verdict::{Tagging, Verdict};
 use crate::vf::VfIndex;
-
-/// The longest frame where nobody has asked for jumbo frames, without its FCS.
-const USUAL_LEN: u64 = 1518;
 
 /// A plane's own share of its NIC's state.
 #[derive(Clone, Debug)]
@@ -81,8 +79,7 @@ impl Account {
         }
     }
 
-    /// Whether a frame is to be dropped since the VF that sends it, or the wire, has had too many flooded of late: broadcasts that reach
-    /// others here, and frames to groups that do, unless one of them alone has listed the group.
+    /// Whether a frame is to be dropped since the VF that sends it, or the wire, has had too many [flooded](Flooded) of late.
     #[inline]
     pub(crate) fn is_storm(
         &mut self,
@@ -105,44 +102,18 @@ impl Account {
         meta: &FrameMeta,
         verdict: &Verdict,
     ) -> bool {
-        let lookup = self.policy.lookup();
-        let limit = match source {
-            Source::Vf(vf) => self.policy.vf(vf).storm_control.limit(),
-            Source::Wire => self.policy.storm_control().limit(),
-        };
-        // No stack sends TCP to many, whose segments are what a receiver each has to be given: what comes from outside has no sender here
-        // whose limit an administrator could have taken away.
-        let segments = OnWire::of(meta).segments;
-        let is_bomb = source == Source::Wire && StormControl::is_too_much(segments);
-        if limit.is_none() && !is_bomb {
-            return false;
-        }
-        let Ok(header) = Header::parse(head) else {
+        let Some(Flooded { limit, frames }) = self.policy.flooded(source, head, meta, verdict)
+        else {
             return false;
         };
-        let vlan = verdict.insert.map_or(header.vlan(), Vlan::of_tag);
-        let here = verdict.vfs.union(verdict.beyond);
-        // A group that one other has listed is that VF's own; one that all have, as that of all nodes, is another way to say broadcast.
-        let is_ones = || {
-            let mut listed = lookup.listed(header.dst, vlan);
-            if let Source::Vf(vf) = source {
-                listed.remove(vf);
-            }
-            listed.only().is_some()
-        };
-        if here.is_empty() || !header.dst.is_broadcast() && is_ones() {
-            return false;
-        }
         let Some(pps) = limit else {
             return true;
         };
-        // Each receiver that takes no super-frames gets all of its segments; a jumbo frame is as much to copy as some of the usual length.
-        let segments = segments.max(u64::from(meta.len).div_ceil(USUAL_LEN));
         let storm = match source {
             Source::Vf(vf) => &mut self.storms[vf.index()],
             Source::Wire => &mut self.wire_storm,
         };
-        !storm.allows(now, pps, segments)
+        !storm.allows(now, pps, frames)
     }
 
     /// Counts copies that are too long for those who would have got them, each with whose MTU it exceeds; the port's on the wire

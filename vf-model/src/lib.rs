@@ -72,6 +72,7 @@ mod filter_spec;
 mod filter_store;
 mod filter_table;
 mod filter_words;
+mod flooded;
 mod frame_match;
 mod hash_rows;
 mod hits;

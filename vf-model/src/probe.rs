@@ -185,6 +185,17 @@ pub enum Step {
     },
     /// VFs that get a copy, as somebody is mirrored to them.
     Mirrored(VfSet),
+    /// It is flooded, and storm control lets so many pass.
+    StormControl {
+        /// Who has had it flooded.
+        source: Source,
+        /// How many a second may be, if there is a limit.
+        limit: Option<u32>,
+        /// As how many frames it counts.
+        frames: u64,
+        /// Whether it does not pass even if it is the first.
+        too_much: bool,
+    },
     /// The receiver is on path `auto`.
     AutoReceiver {
         /// The VF.
@@ -372,6 +383,34 @@ impl fmt::Display for Step {
                 }
             }
             Step::Mirrored(vfs) => write!(f, "a copy for {}, to whom this is mirrored", Names(vfs)),
+            Step::StormControl {
+                source,
+                limit,
+                frames,
+                too_much,
+            } => {
+                f.write_str("storm_control: ")?;
+                match (source, limit) {
+                    (Source::Vf(vf), Some(pps)) => {
+                        write!(f, "{vf} may have {pps} frames a second flooded")?;
+                    }
+                    (Source::Wire, Some(pps)) => {
+                        write!(f, "the port may have {pps} frames a second flooded")?;
+                    }
+                    (_, None) => f.write_str("no limit is set")?,
+                }
+                match (too_much, frames) {
+                    (true, _) => write!(
+                        f,
+                        ", and this one counts as {frames}, which is more than may be at once"
+                    ),
+                    (false, 0..=1) => f.write_str(", and what is more than that is dropped"),
+                    (false, _) => write!(
+                        f,
+                        ", this one counts as {frames}, and what is more than that is dropped"
+                    ),
+                }
+            }
             Step::AutoReceiver { vf, fast: true } => write!(
                 f,
                 "{vf} is on path auto and has a filter for it: it goes straight through the NIC"

@@ -50,7 +50,8 @@ pub struct Explanation {
 
 impl Policy {
     /// What becomes of a frame that begins with `head`, as [`crate::Nic::ingress`] and [`crate::HypervisorModel::ingress`] say it
-    /// of frames that pass, and why. Limits on a sender's rate make frames wait and are left out.
+    /// of frames that pass, and why. Limits on a sender's rate make frames wait and are left out; of those on what is flooded it says which they are,
+    /// as if nothing had been flooded of late.
     #[must_use]
     pub fn why(&self, source: Source, head: &[u8], meta: &FrameMeta) -> Explanation {
         let path = match source {
@@ -61,8 +62,23 @@ impl Policy {
             policy: self,
             steps: vec![Step::Judge { path, source }],
         };
-        let verdict = self.verdict(source, head, meta, &mut notes);
+        let mut verdict = self.verdict(source, head, meta, &mut notes);
         let mut steps = notes.steps;
+        if let Some(flooded) = self.flooded(source, head, meta, &verdict) {
+            let too_much = flooded.is_too_much();
+            steps.push(Step::StormControl {
+                source,
+                limit: flooded.limit,
+                frames: flooded.frames,
+                too_much,
+            });
+            if too_much {
+                verdict = Verdict {
+                    drop: Some(DropReason::StormControl),
+                    ..Verdict::default()
+                };
+            }
+        }
         steps.extend(verdict.drop.map(Step::Dropped));
         let tagging = self.tagging(verdict.insert);
         let vfs = verdict.vfs.union(verdict.beyond);

@@ -270,3 +270,85 @@ fn no_super_frame_of_many_segments_comes_in_for_all() {
         .ingress(Nanos(0), Source::Wire, &frame, &of(2000));
     assert_eq!((verdict.drop, verdict.vfs.len()), (None, 1));
 }
+
+/// What `why` says of a frame is what becomes of it when nothing has been flooded of late, on whichever path.
+#[test]
+fn why_says_how_many_may_be_flooded_and_of_a_frame_that_never_is_that_it_is_dropped() {
+    let vf = Source::Vf(VfIndex(0));
+    let size = 100;
+    let of = |segments: u32| FrameMeta {
+        len: 54 + segments * u32::from(size),
+        gso: (segments > 1).then_some(Gso {
+            header_len: 54,
+            size,
+        }),
+    };
+    let limited = "vf 0 set storm_control 1000";
+    let unlimited = "vf 0 set storm_control 0";
+    let port = "link set storm_control 50";
+    for path in ["direct", "mediated"] {
+        let path = format!("vf 0 set path {path}");
+        for (said, source, to, segments, says) in [
+            (
+                limited,
+                vf,
+                BROADCAST,
+                1,
+                Some("vf0 may have 1000 frames a second flooded, and what is more"),
+            ),
+            (
+                limited,
+                vf,
+                GROUP,
+                3,
+                Some("this one counts as 3, and what is more"),
+            ),
+            (
+                limited,
+                vf,
+                BROADCAST,
+                129,
+                Some("counts as 129, which is more than may be at once"),
+            ),
+            (limited, vf, [2, 0, 0, 0, 0, 1], 129, None),
+            (unlimited, vf, BROADCAST, 129, None),
+            (limited, Source::Wire, BROADCAST, 1, None),
+            (
+                limited,
+                Source::Wire,
+                BROADCAST,
+                129,
+                Some("no limit is set, and this one counts as 129"),
+            ),
+            (
+                port,
+                Source::Wire,
+                BROADCAST,
+                1,
+                Some("the port may have 50 frames a second flooded"),
+            ),
+        ] {
+            let mut plane = Plane::new(&[&path, said]);
+            let mut frame = [to, [2, 0, 0, 0, 0, 0]].concat();
+            if source == Source::Wire {
+                frame[11] = 9;
+            }
+            frame.extend([0x88, 0xb5]);
+            frame.resize(60, 0);
+            let meta = of(segments);
+            let why = plane.policy.why(source, &frame, &meta);
+            let mut steps = why.steps.iter().map(ToString::to_string);
+            let step = steps.find(|step| step.starts_with("storm_control: "));
+            let is_said = match (&step, says) {
+                (Some(step), Some(says)) => step.contains(says),
+                (step, says) => step.is_none() && says.is_none(),
+            };
+            assert!(is_said, "{step:?} and not {says:?}");
+            let judged = match (source, path.ends_with("mediated")) {
+                (Source::Vf(vf), true) => plane.mediated.ingress(Nanos(0), vf, &frame, &meta),
+                _ => plane.direct.ingress(Nanos(0), source, &frame, &meta),
+            };
+            assert_eq!(why.verdict, judged, "{said}: {source:?} {segments}");
+        }
+    }
+}
