@@ -287,12 +287,12 @@ impl Endpoint {
         self.announce()
     }
 
-    /// Changes the station address, which a driver reads when it starts: `true` if its front end
-    /// could be told.
-    pub fn set_mac(&mut self, mac: [u8; 6]) -> bool {
+    /// Changes the station address, which a driver reads when it starts, unless it has `chosen` another one that is in force: `true` if its
+    /// front end could be told.
+    pub fn set_mac(&mut self, mac: [u8; 6], chosen: Option<[u8; 6]>) -> bool {
         self.config.mac = mac;
         if let Some(connection) = &mut self.connection {
-            connection.session.forget_mac();
+            connection.session.set_chosen_mac(chosen);
         }
         self.announce()
     }

@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use crate::blocking::negotiated;
 use crate::control::command;
 use crate::emulator::{BACK_TO_BACK, Emulator, drops, wait_for};
 use crate::port::{BROADCAST, Port, pass};
@@ -447,4 +448,24 @@ fn requests_over_the_mailbox_are_answered_and_take_effect() {
     assert_eq!(emulator.vf(0, 0).asked["vlans"], "5");
     says("0 request reset", "vf0: yes");
     assert!(emulator.vf(0, 0).asked.is_empty());
+}
+
+/// The address that a driver has chosen is not its VF's any more when the administrator does not trust it with that.
+#[test]
+fn a_driver_reads_the_address_that_its_vf_has() {
+    let emulator = Emulator::with_config(BACK_TO_BACK);
+    let mut frontend = negotiated(&emulator.path("a-vf0.sock"));
+    let [own, chosen, other] = [0x10, 0x77, 0x20].map(|last| vec![2, 0, 0, 0, 0, last]);
+    for (words, reads) in [
+        ("set mac 02:00:00:00:00:10 trust on", &own),
+        ("request mac 02:00:00:00:00:77", &chosen),
+        ("set trust off", &own),
+        ("set trust on", &chosen),
+        ("set mac 02:00:00:00:00:20", &other),
+        ("request mac 02:00:00:00:00:77", &chosen),
+        ("request reset", &other),
+    ] {
+        command(&emulator, &format!("a vf 0 {words}"));
+        assert_eq!(&frontend.get_config(0, 6).unwrap(), reads, "{words}");
+    }
 }

@@ -162,9 +162,9 @@ impl Session {
         (Some(ring) < self.control_ring()).then_some(ring)
     }
 
-    /// Forgets the station address that the driver has chosen: its device was given another.
-    pub fn forget_mac(&mut self) {
-        self.mac = None;
+    /// The driver has chosen this station address, or has none of its own: its device was given another, or it may not have it any more.
+    pub fn set_chosen_mac(&mut self, mac: Option<[u8; 6]>) {
+        self.mac = mac;
     }
 
     /// Forgets what a driver has asked for.

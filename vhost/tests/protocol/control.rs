@@ -330,8 +330,10 @@ fn what_is_not_the_sessions_is_the_devices() {
     }
     assert!(w.rings.commands.is_empty());
     // Whoever is given another address, or starts anew, has chosen none.
-    w.endpoint.set_mac([2; 6]);
+    w.endpoint.set_mac([2; 6], None);
     assert_eq!(mac_of(&mut w), [2; 6]);
+    w.endpoint.set_mac([2; 6], Some([4; 6]));
+    assert_eq!(mac_of(&mut w), [4; 6], "it may have that again");
     driver.put_with(commands[3].0, 1);
     w.poll();
     assert_eq!(mac_of(&mut w), MAC);

@@ -1,6 +1,7 @@
 //! What guests are shown of their VFs, and that it has changed, as far as they can be told. Changes nothing of what holds.
 
 use vf_model::{MacAddr, Mtu, Policy, VfIndex};
+use vf_vhost::endpoint::Endpoint;
 
 use super::NicInstance;
 
@@ -29,9 +30,9 @@ impl NicInstance {
             if self.tell_function(vf, was.resets != is.resets) {
                 continue;
             }
-            if was.mac != is.mac {
+            if (was.mac, was.chosen) != (is.mac, is.chosen) {
                 // A guest that takes its address from us reads it when its driver starts.
-                self.serve(vf, |endpoint, _| endpoint.set_mac(is.mac.0));
+                self.serve(vf, |endpoint, _| is.show_mac(endpoint));
             }
             if was.mtu != is.mtu {
                 let told = self.serve(vf, |endpoint, _| endpoint.set_mtu(is.mtu.get()));
@@ -99,7 +100,7 @@ impl NicInstance {
         self.close_session(vf);
         if let Some(is) = &another {
             self.serve(vf, |endpoint, _| {
-                endpoint.set_mac(is.mac.0);
+                is.show_mac(endpoint);
                 endpoint.set_mtu(is.mtu.get());
                 endpoint.set_link_up(is.link_up);
             });
@@ -121,10 +122,18 @@ impl NicInstance {
 struct GuestView {
     link_up: bool,
     mac: MacAddr,
+    /// The one that its driver has chosen instead and has.
+    chosen: Option<MacAddr>,
     mtu: Mtu,
     resets: u64,
     /// How often VFs had been made when it was.
     enabled: u64,
+}
+
+impl GuestView {
+    fn show_mac(&self, endpoint: &mut Endpoint) -> bool {
+        endpoint.set_mac(self.mac.0, self.chosen.map(|mac| mac.0))
+    }
 }
 
 /// By VF; `None` if there is none of this number now.
@@ -134,6 +143,7 @@ fn seen_by_guests(policy: &Policy) -> Vec<Option<GuestView>> {
         (vf.index() < policy.num_vfs()).then(|| GuestView {
             link_up: policy.link_up_for(vf),
             mac: policy.vf(vf).mac,
+            chosen: policy.in_force(vf).mac,
             mtu: policy.told_mtu(vf),
             resets: policy.resets(vf),
             enabled: policy.times_enabled(),
