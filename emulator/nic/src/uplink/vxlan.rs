@@ -40,6 +40,8 @@ const PORT: u16 = 4789;
 const AGEING: Nanos = Nanos(300_000_000_000);
 /// Stations that are remembered at a time.
 const STATIONS: usize = 8192;
+/// How many times as many as are still free may be behind one host: who sends from ever new addresses leaves a ninth of all to the others.
+const SHARE: usize = 8;
 /// How often those that have aged are looked for, if there is no room for more: to look at all of them takes as long as many frames.
 const AGE_EVERY: Nanos = Nanos(1_000_000_000);
 /// Hosts at the other ends.
@@ -240,27 +242,61 @@ struct Counters {
 }
 
 /// Behind which of the hosts a station is, and when it was heard there.
-#[derive(Default)]
 struct Stations {
     heard: HashMap<MacAddr, (usize, Nanos)>,
+    /// How many of them are behind each host.
+    behind: [usize; MOST_REMOTES],
     /// When those that have aged were last looked for.
     aged_at: Option<Nanos>,
 }
 
+impl Default for Stations {
+    fn default() -> Stations {
+        Stations {
+            heard: HashMap::new(),
+            behind: [0; MOST_REMOTES],
+            aged_at: None,
+        }
+    }
+}
+
 impl Stations {
-    /// Remembers behind which host a station is, if there is room for one more.
+    /// Remembers behind which host a station is, if there is room for one more there.
     fn learn(&mut self, now: Nanos, station: MacAddr, host: usize) {
         if let Some(known) = self.heard.get_mut(&station) {
-            *known = (host, now);
+            let (before, _) = std::mem::replace(known, (host, now));
+            if before != host {
+                self.count(before, |n| n.saturating_sub(1));
+                self.count(host, |n| n + 1);
+            }
             return;
         }
         let since = |at: Nanos| now.saturating_sub(at);
-        if self.heard.len() >= STATIONS && self.aged_at.is_none_or(|at| since(at) >= AGE_EVERY) {
+        if !self.has_room(host) && self.aged_at.is_none_or(|at| since(at) >= AGE_EVERY) {
             self.heard.retain(|_, (_, at)| since(*at) < AGEING);
+            self.behind = [0; MOST_REMOTES];
+            for (host, _) in self.heard.values() {
+                if let Some(behind) = self.behind.get_mut(*host) {
+                    *behind += 1;
+                }
+            }
             self.aged_at = Some(now);
         }
-        if self.heard.len() < STATIONS {
+        if self.has_room(host) {
+            self.count(host, |n| n + 1);
             self.heard.insert(station, (host, now));
+        }
+    }
+
+    fn has_room(&self, host: usize) -> bool {
+        let free = STATIONS.saturating_sub(self.heard.len());
+        let behind = self.behind.get(host);
+        behind.is_some_and(|behind| *behind < SHARE * free)
+    }
+
+    fn count(&mut self, host: usize, change: impl FnOnce(usize) -> usize) {
+        if let Some(behind) = self.behind.get_mut(host) {
+            *behind = change(*behind);
         }
     }
 
@@ -877,21 +913,45 @@ mod tests {
     const LATER: Nanos = Nanos(1_000_000_000);
 
     #[test]
+    fn one_host_leaves_room_to_stations_behind_the_others() {
+        let mac = |n: u32| MacAddr([2, 0, 0, 0, (n >> 8) as u8, n as u8]);
+        let mut stations = Stations::default();
+        for n in 0..60_000 {
+            stations.learn(Nanos(0), mac(n), 0);
+        }
+        let most = STATIONS * 8 / 9;
+        assert!(stations.heard.len().abs_diff(most) <= 1);
+        for n in 0..500 {
+            stations.learn(Nanos(1), mac(60_000 + n), 1);
+            assert_eq!(stations.host(Nanos(1), mac(60_000 + n)), Some(1));
+        }
+        // Those that have moved are the other's.
+        for n in 0..500 {
+            stations.learn(Nanos(2), mac(60_000 + n), 0);
+            stations.learn(Nanos(2), mac(n), 2);
+        }
+        assert_eq!(
+            stations.behind[..4],
+            [stations.heard.len() - 500, 0, 500, 0]
+        );
+    }
+
+    #[test]
     fn a_full_table_is_looked_through_once_a_second() {
         let mac = |n: u32| MacAddr([2, 0, 0, 0, (n >> 8) as u8, n as u8]);
         let mut stations = Stations::default();
         for n in 0..STATIONS as u32 {
             stations.learn(Nanos(0), mac(n), 0);
         }
-        stations.learn(Nanos(1), mac(60_000), 1);
+        stations.learn(Nanos(1), mac(60_000), 0);
         assert_eq!(stations.host(Nanos(1), mac(60_000)), None, "no room");
         // One that is known may be heard elsewhere.
         stations.learn(AGEING, mac(7), 1);
         assert_eq!(stations.host(AGEING, mac(7)), Some(1));
-        assert_eq!(stations.aged_at, Some(Nanos(1)));
+        assert_eq!(stations.aged_at, Some(Nanos(0)));
         // The others have aged.
-        stations.learn(AGEING, mac(60_000), 1);
-        assert_eq!(stations.host(AGEING, mac(60_000)), Some(1));
+        stations.learn(AGEING, mac(60_000), 0);
+        assert_eq!(stations.host(AGEING, mac(60_000)), Some(0));
         assert_eq!(stations.heard.len(), 2);
         for n in 0..STATIONS as u32 {
             stations.learn(AGEING + Nanos(1), mac(n), 0);
