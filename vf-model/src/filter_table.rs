@@ -356,6 +356,10 @@ impl FilterTable {
                 if priority == FilterPriority::Auto
                     && !self.profile.silicon().refuses_auto_below =>
             {
+                if holder.over_auto.is_some() && !how.replace {
+                    // Another waits there: without the one that was given, that would be in the way.
+                    return Err(TableError::Exists(matches, priority));
+                }
                 let over_auto = Some(action);
                 held = Held {
                     over_auto,
@@ -727,6 +731,22 @@ mod tests {
             table.remove(&matches, FilterPriority::Auto).unwrap();
             table.remove(&matches, FilterPriority::Manual).unwrap();
             assert_eq!((in_force(&table), table.len()), (None, 0));
+        }
+    }
+
+    /// Else a driver would lose its filter to another driver's, who takes that out for its own.
+    #[test]
+    fn of_two_automatic_filters_the_first_waits_beneath_the_one_in_its_place() {
+        for profile in TABLES {
+            let mut table = FilterTable::new(profile);
+            add(&mut table, &format!("{MATCH} vf 3")).unwrap();
+            add(&mut table, &format!("{MATCH} vf 1 priority auto")).unwrap();
+            let refusal = add(&mut table, &format!("{MATCH} vf 2 priority auto")).unwrap_err();
+            assert!(refusal.contains("EEXIST"), "{refusal}");
+            let matches = spec(&format!("{MATCH} vf 0")).matches;
+            table.remove(&matches, FilterPriority::Manual).unwrap();
+            let in_force = found(&table, [2, 0, 0, 0, 0, 1]);
+            assert_eq!(in_force.as_deref(), Some("vf 1"));
         }
     }
 
