@@ -54,6 +54,8 @@ struct Connection {
     searched: usize,
     /// What has been asked and not answered: answers come in this order.
     asked: VecDeque<Asked>,
+    /// Whether it has greeted, which a monitor does once.
+    greeted: bool,
     /// QEMU's name of the VF's NIC, once it is known.
     nic: Option<String>,
     /// The carrier that QEMU has said that the guest sees.
@@ -220,6 +222,7 @@ impl Monitor {
                     line: Vec::new(),
                     searched: 0,
                     asked: VecDeque::new(),
+                    greeted: false,
                     nic: None,
                     shown: None,
                     ask_from: now,
@@ -324,6 +327,9 @@ impl Connection {
             .map_err(|e| MonitorError::NotQmp(e.to_string().chars().take(100).collect()))?;
         match said {
             Said::Greeting { .. } => {
+                if std::mem::replace(&mut self.greeted, true) {
+                    return Err(MonitorError::NotQmp("a second greeting".into()));
+                }
                 self.ask(Asked::Capabilities, json!({"execute": "qmp_capabilities"}))?;
             }
             // Once it has said this it is silent until it is asked.
@@ -495,14 +501,32 @@ mod tests {
         );
     }
 
-    #[test]
-    fn of_what_a_monitor_says_so_many_lines_are_heard_at_once() {
+    fn connected() -> (Monitor, std::os::unix::net::UnixStream, tempfile::TempDir) {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("qmp");
         let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
-        let (mut monitor, now) = (Monitor::new("vf0".to_owned(), path, true), Instant::now());
-        monitor.connect(now);
-        let (mut qemu, _) = listener.accept().unwrap();
+        let mut monitor = Monitor::new("vf0".to_owned(), path, true);
+        monitor.connect(Instant::now());
+        let (qemu, _) = listener.accept().unwrap();
+        (monitor, qemu, dir)
+    }
+
+    /// Each greeting is answered at once, whatever the pace, and what is asked is kept until it is answered.
+    #[test]
+    fn a_monitor_greets_once() {
+        let (mut monitor, mut qemu, _dir) = connected();
+        qemu.write_all(b"{\"QMP\":{}}\n").unwrap();
+        monitor.poll(Instant::now(), MacAddr::default());
+        assert!(monitor.connection.is_some());
+        qemu.write_all(b"{\"QMP\":{}}\n").unwrap();
+        monitor.poll(Instant::now(), MacAddr::default());
+        assert!(monitor.connection.is_none());
+    }
+
+    #[test]
+    fn of_what_a_monitor_says_so_many_lines_are_heard_at_once() {
+        let (mut monitor, mut qemu, _dir) = connected();
+        let now = Instant::now();
         let event = "{\"event\":\"RTC_CHANGE\"}\n";
         qemu.write_all(event.repeat(2 * LINES).as_bytes()).unwrap();
         for more in [true, true, false] {

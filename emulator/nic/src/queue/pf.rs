@@ -1,9 +1,8 @@
 //! The physical function's queues between a NIC and its hypervisor: bounded, lock-free, one each way. All workers of the NIC
 //! may fill the one; one of them empties the other.
 //!
-//! A VF may have [eight times](SHARE) as much in such a queue as is still free in it: one that floods leaves a ninth of it to others, two a
-//! seventeenth, and who sends now and then always finds room (a dynamic threshold, as shared-memory switches have). What comes from the
-//! wire may have all that VFs leave, as a NIC fills the buffers of its driver.
+//! A VF may have [eight times](SHARE) as much in such a queue as is still free in it, and so may the wire: one that floods leaves a ninth
+//! of it to others, two a seventeenth, and who sends now and then always finds room (a dynamic threshold, as shared-memory switches have).
 //!
 //! Never judges a frame, and never waits.
 
@@ -16,12 +15,12 @@ use super::doorbell::Doorbell;
 use super::frame_queue::{FrameQueue, LEAST_BYTES, cost};
 use super::pool::Frame;
 
-/// Frames the PF's receive ring holds, as a NIC driver of the hypervisor would post buffers: of one VF, 4096.
+/// Frames the PF's receive ring holds, as a NIC driver of the hypervisor would post buffers: of one sender, 4096.
 pub(crate) const PF_RING: usize = 4608;
 /// The same in bytes. As each frame counts as [so many](LEAST_BYTES) at least, this bounds frames as well.
 pub(crate) const PF_RING_BYTES: u64 = PF_RING as u64 * LEAST_BYTES;
 
-/// How many times as much a VF may have there as is still free.
+/// How many times as much one sender may have there as is still free.
 pub(crate) const SHARE: u64 = 8;
 
 /// What passes between the two planes.
@@ -54,7 +53,7 @@ pub struct PfEnd {
 /// One way.
 struct PfQueue {
     items: FrameQueue<PfItem>,
-    /// By the VF that has sent it, the bytes of what is in there.
+    /// By the VF that has sent it, and last of the wire, the bytes of what is in there.
     held: Box<[AtomicU64]>,
 }
 
@@ -64,13 +63,14 @@ impl PfQueue {
         PfQueue {
             items: FrameQueue::new(frames + 1, bytes),
             held: std::iter::repeat_with(AtomicU64::default)
-                .take(usize::from(MAX_VFS))
+                .take(usize::from(MAX_VFS) + 1)
                 .collect(),
         }
     }
 
     fn held(&self, vf: Option<VfIndex>) -> Option<&AtomicU64> {
-        self.held.get(vf?.index())
+        let wire = usize::from(MAX_VFS);
+        self.held.get(vf.map_or(wire, |vf| vf.index()))
     }
 
     /// Whether there is room for another frame of who has sent it.
@@ -223,11 +223,12 @@ mod tests {
                 fill(&nic, &pool, vf(0), len, 1);
             }
             assert!(second >= most, "{second} of {}", 4 * most);
-            // And the wire what there is.
-            assert!(fill(&nic, &pool, None, len, all) > 0);
+            assert!(fill(&nic, &pool, None, len, all) > 0, "and of the wire");
             while hypervisor.receive().is_some() {}
-            let again = fill(&nic, &pool, vf(0), len, all);
-            assert_eq!(again, first, "nothing is held any more");
+            // The wire floods as a VF does.
+            let wire = fill(&nic, &pool, None, len, all);
+            assert_eq!(wire, first, "nothing is held any more");
+            assert!(fill(&nic, &pool, vf(2), len, 1) == 1, "one now and then");
         }
     }
 }

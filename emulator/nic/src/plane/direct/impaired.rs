@@ -12,8 +12,8 @@ use super::super::egress::capture;
 use super::super::outside::{Stuck, insertion};
 use super::super::port::{meta, queue_pair};
 use super::super::receivers::FrameSource;
-use super::DirectPlane;
 use super::loopback::Looped;
+use super::{BURST_BYTES, DirectPlane};
 use crate::queue::{ForPort, Frame};
 use crate::watch::{Direction, Port};
 
@@ -105,8 +105,13 @@ impl DirectPlane {
             queue.look(now);
         }
         let auto = self.nic.has_fast_path() && self.nic.policy().auto().contains(vf);
-        let mut moved = 0;
-        while moved < BURST && !self.stuck.contains_key(&vf) {
+        let enough = self.ports.rx.effort + BURST_EFFORT;
+        let (mut moved, mut bytes) = (0, 0);
+        while moved < BURST
+            && bytes < BURST_BYTES
+            && self.ports.rx.effort < enough
+            && !self.stuck.contains_key(&vf)
+        {
             let Some(queue) = self.ports.impaired.of(vf) else {
                 break;
             };
@@ -121,6 +126,7 @@ impl DirectPlane {
             let Some((frame, ring)) = queue.pop() else {
                 break;
             };
+            bytes += u64::from(frame.len());
             self.send_on(now, vf, ring, frame);
             moved += 1;
         }

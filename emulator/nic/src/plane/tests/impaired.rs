@@ -242,6 +242,21 @@ fn impaired_vfs_share_the_wire_with_others() {
     }
 }
 
+/// As the turn of any other VF does.
+#[test]
+fn a_turn_of_what_is_due_ends_after_so_many_bytes() {
+    let mut bench = Bench::new(&[Path::Direct; 2], Nanos(0));
+    bench.command("vf 0 set delay 100us");
+    for _ in 0..60 {
+        assert!(bench.vms[0].send_on(0, mac(1), 1514));
+    }
+    bench.run_until(Nanos(90 * US));
+    for so_far in [44, 60] {
+        bench.worker.poll(MS);
+        assert_eq!(bench.vms[1].receive(), so_far);
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
 
