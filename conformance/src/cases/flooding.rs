@@ -175,7 +175,16 @@ pub(super) const CASES: &[Case] = &[
         source: "IEEE 802.1Q-2018 8.8 (what is flooded reaches all ports); storm control of switches; docs of the back end",
         sent: "By a VF that may have 100 frames a second flooded, 200 broadcasts at once and 200 frames to one VF behind them; and 200 broadcasts without a limit.",
         expected: "A tenth of those 100 at once, and what the time adds, reach each other VF; the frames to one VF arrive, and without a limit all broadcasts.",
-        run: storm_limited,
+        run: |bench| storm_limited(bench, ALL),
+    },
+    Case {
+        id: "vf/storm-limited-groups",
+        level: Level::Model,
+        needs: &[ADMIN, Need::Peer, Need::Onlooker],
+        source: "IEEE 802.1Q-2018 8.8 (a group that nobody has listed reaches all ports); storm control of switches; docs of the back end",
+        sent: "The same with frames to a group in place of broadcasts, to drivers that cannot list groups.",
+        expected: "The same: it is flooded as broadcasts are.",
+        run: |bench| storm_limited(bench, GROUPS[1]),
     },
 ];
 
@@ -242,7 +251,7 @@ fn mirror(bench: &Bench) -> Result<Seen, Failure> {
     Ok(Seen::Conforms)
 }
 
-fn storm_limited(bench: &Bench) -> Result<Seen, Failure> {
+fn storm_limited(bench: &Bench, flooded: [u8; 6]) -> Result<Seen, Failure> {
     const FRAMES: usize = 200;
     const LIMIT: usize = 100;
     bench.administer(&format!("vf 0 storm {LIMIT}"))?;
@@ -259,14 +268,16 @@ fn storm_limited(bench: &Bench) -> Result<Seen, Failure> {
         link.tx.kick();
         link.sent()
     };
-    burst(&mut link, FRAMES, ALL)?;
+    burst(&mut link, FRAMES, flooded)?;
     let src = link.src;
     let here = came(link.receiver(), src, 0)?;
     let there = came(&mut onlooker.net, src, 0)?;
     let most = LIMIT / 10 + 2 + start.elapsed().as_millis() as usize * LIMIT / 1000;
     ensure(
         here.max(there) <= most,
-        format_args!("{here} and {there} of {FRAMES} broadcasts came, and {most} were the most"),
+        format_args!(
+            "{here} and {there} of {FRAMES} frames to {flooded:02x?} came, and {most} were the most"
+        ),
     )?;
     let dst = link.dst;
     burst(&mut link, FRAMES, dst)?;
@@ -278,12 +289,12 @@ fn storm_limited(bench: &Bench) -> Result<Seen, Failure> {
     bench.administer("vf 0 storm 0")?;
     let mut here = 0;
     for _ in 0..FRAMES / 25 {
-        burst(&mut link, 25, ALL)?;
+        burst(&mut link, 25, flooded)?;
         here += came(link.receiver(), src, 25)?;
     }
     ensure(
         here == FRAMES,
-        format_args!("{here} of {FRAMES} broadcasts came without a limit"),
+        format_args!("{here} of {FRAMES} frames to {flooded:02x?} came without a limit"),
     )?;
     Ok(Seen::Conforms)
 }

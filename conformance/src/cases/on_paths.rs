@@ -55,6 +55,7 @@ pub(super) const CASES: &[Case] = again! {
     "path/load-both-ways": "net/load-both-ways" on MIXED, needs;
     "path/port-vlan-insert-strip": "vf/port-vlan-insert-strip" on MIXED, needs;
     "path/port-vlan-partial-csum": "vf/port-vlan-partial-csum" on MIXED, needs CSUM;
+    "path/port-vlan-offloads": "vf/port-vlan-offloads" on MIXED, needs CSUM, TSO;
     "path/port-vlan-over-buffers": "vf/port-vlan-over-buffers" on MIXED, needs MRG;
     "path/spoofchk-mac": "vf/spoofchk-mac" on MIXED, needs;
     "path/rate-cap": "vf/rate-cap" on MEDIATED, needs;

@@ -346,6 +346,39 @@ pub(super) const CASES: &[Case] = &[
         },
     },
     Case {
+        id: "vf/service-port-vlan",
+        level: Level::Model,
+        needs: &[ADMIN, Need::Peer],
+        source: "ip-link(8) vf vlan, proto 802.1ad; IEEE 802.1Q-2018 6.9 (S-VLANs are not C-VLANs), 9.6",
+        sent: "Frames of a VF in no VLAN to one in port VLAN 10 of 802.1ad, to its address, to a group and to all, with an S-TAG of 10 and of 11 and with a C-TAG of 10; and frames of that VF to one in no VLAN.",
+        expected: "Those with the S-TAG of 10 alone arrive, without it, and those the other way come with it: the VLAN of customers with that number is another one.",
+        run: |bench| {
+            const SERVICE: u16 = 0x88a8;
+            bench.administer("vf 1 vlan 10 proto 802.1ad")?;
+            let mut link = bench.link(&NetConfig::default())?;
+            for dst in [link.dst, [1, 0, 0x5e, 0, 0, 0x17], [0xff; 6]] {
+                for (kind, vid, does) in [
+                    (SERVICE, 10, true),
+                    (0x8100, 10, false),
+                    (SERVICE, 11, false),
+                ] {
+                    let mut plain = link.frame(100);
+                    plain[..6].copy_from_slice(&dst);
+                    link.send(&tagged(&plain, kind, vid))?;
+                    is_seen(&mut link, &plain, does)?;
+                }
+            }
+            drop(link);
+            bench.administer("vf 1 vlan 0")?;
+            bench.administer("vf 0 vlan 10 proto 802.1ad")?;
+            let mut link = bench.link(&NetConfig::default())?;
+            let frame = link.frame(100);
+            link.send(&frame)?;
+            is_seen(&mut link, &tagged(&frame, SERVICE, 10), true)?;
+            Ok(Seen::Conforms)
+        },
+    },
+    Case {
         id: "vf/vlan-out-of-range",
         level: Level::Model,
         needs: &[ADMIN, Need::Peer],
