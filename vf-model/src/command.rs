@@ -178,8 +178,8 @@ impl Command {
         let addressed = match words.next(COMMANDS)? {
             "vf" => here(words.vf_command()?),
             "link" => {
-                let dev = words.link_device()?;
-                let command = words.link_command()?;
+                let mut dev = words.link_device()?;
+                let command = words.link_command(&mut dev)?;
                 Addressed { dev, command }
             }
             "bridge" => words.bridge_command()?,
@@ -233,7 +233,8 @@ impl<S: AsRef<str>> Words<'_, S> {
         Ok(Some(self.next("the name of a NIC")?.to_owned()))
     }
 
-    fn link_command(&mut self) -> Result<Command, Refusal> {
+    /// What is set; the device may be named between settings, too.
+    fn link_command(&mut self, dev: &mut Option<String>) -> Result<Command, Refusal> {
         const COUNT: &str = "how many VFs there are to be, or 0 for none";
         match self.peek() {
             Some(word) if begins_netem(word) || word == "rate" => {
@@ -251,8 +252,16 @@ impl<S: AsRef<str>> Words<'_, S> {
         }
         let mut settings = Vec::new();
         let mut once = Once::default();
+        if dev.is_some() {
+            once.say("dev")?;
+        }
         while settings.is_empty() || !self.is_done() {
             settings.push(match self.next(LINK_SETTINGS)? {
+                "dev" if !settings.is_empty() => {
+                    once.say("dev")?;
+                    *dev = Some(self.next("the name of a NIC")?.to_owned());
+                    continue;
+                }
                 state @ ("up" | "down") => {
                     once.say("up or down")?;
                     LinkSetting::Up(state == "up")
@@ -640,6 +649,14 @@ mod tests {
                 "link set delay 10ms jitter 1ms 25% loss gilbert 1% 20%",
                 "link set netem egress delay 10ms 1ms 25% loss gemodel 1% 20% 100% 0%",
             ),
+            (
+                "link set seed 7 loss 1%",
+                "link set netem egress loss 1% seed 7",
+            ),
+            (
+                "link set limit 1000 delay 10ms",
+                "link set netem egress delay 10ms limit 1000",
+            ),
             ("link set netem none", "link set netem both none"),
             ("link set both none", "link set netem both none"),
             (
@@ -676,6 +693,13 @@ mod tests {
             ("link set a down", Some("a"), "link set down"),
             ("link set dev up up", Some("up"), "link set up"),
             ("link set down", None, "link set down"),
+            // Wherever it stands.
+            ("link set up dev a", Some("a"), "link set up"),
+            (
+                "link set mtu 9000 dev a up",
+                Some("a"),
+                "link set mtu 9000 up",
+            ),
             (
                 "filter add dev b flow-type ether proto 0x88b5 action drop",
                 Some("b"),
@@ -746,6 +770,7 @@ mod tests {
             ),
             ("link set sriov_numvfs 4", "did you mean 'numvfs'?"),
             ("link set mtuu 1500", "link set 'mtuu': did you mean 'mtu'?"),
+            ("link set dev a up dev b", "dev is said twice: say it once"),
             ("link set donw", "link set 'donw': did you mean 'down'?"),
             ("link set numvfs -1", "numvfs '-1': how many VFs"),
             ("link set mtu", "mtu: 68 to 9216 bytes must follow"),
@@ -811,7 +836,6 @@ mod tests {
                 "link set jitter 1ms",
                 "link set 'jitter': up, down, carrier,",
             ),
-            ("link set limit 70000", "link set 'limit': up, down,"),
             ("link set dev a speed 10000", "link set 'speed': up, down,"),
             ("link set mtu -1", "mtu '-1': 68 to 9216 bytes"),
             ("link set up down", "up or down is said twice: say it once"),

@@ -17,7 +17,7 @@ use crate::filter_spec::{
 use crate::refusal::Refusal;
 use crate::rss_context::RssContextId;
 use crate::vf::VfIndex;
-use crate::words::{ParseError, Words, number};
+use crate::words::{ParseError, Words, hex_or_decimal, number};
 
 const FLOW_TYPES: &str = "ether, ip4, tcp4, udp4, sctp4, ip6, tcp6, udp6 or sctp6";
 const PORT_KEYS: &str = "src-ip, dst-ip, src-port, dst-port, dst-mac, src-mac, vlan, vlan-etype, inner-vlan, priority, loc, and vf N, mirror N, action drop or action mediated for a new filter";
@@ -407,13 +407,6 @@ impl<S: AsRef<str>> Words<'_, S> {
         const ALLOWED: &str = "a type such as 0x88b5";
         let word = self.next(ALLOWED)?;
         hex_or_decimal(word).ok_or_else(|| ParseError::word("proto", word, ALLOWED))
-    }
-}
-
-fn hex_or_decimal(word: &str) -> Option<u16> {
-    match word.strip_prefix("0x") {
-        Some(hex) => u16::from_str_radix(hex, 16).ok(),
-        None => word.parse().ok(),
     }
 }
 

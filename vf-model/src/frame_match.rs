@@ -5,7 +5,7 @@ use vf_packet::Header;
 
 use crate::filter_fields::{FieldWords, MatchFields, MatchFlags};
 use crate::refusal::Refusal;
-use crate::words::Words;
+use crate::words::{ParseError, Words};
 
 /// Frames that are alike in some fields.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,7 +22,16 @@ impl FrameMatch {
     /// # Errors
     /// [`Refusal`] that names the word at fault and what is allowed in its place.
     pub fn parse<S: AsRef<str>>(words: &[S]) -> Result<FrameMatch, Refusal> {
-        Ok(FrameMatch::of(&Words::new("capture", words).match_alone()?))
+        let read = Words::new("capture", words).match_alone();
+        let fields = read.map_err(|refusal| match refusal {
+            // Of the keys of a filter, those that say what a frame is like.
+            Refusal::Words(ParseError::Word { what, got, allowed }) => {
+                let (allowed, _) = allowed.split_once(", priority, ").unwrap_or((allowed, ""));
+                Refusal::Words(ParseError::Word { what, got, allowed })
+            }
+            other => other,
+        })?;
+        Ok(FrameMatch::of(&fields))
     }
 
     fn of(fields: &MatchFields) -> FrameMatch {
@@ -109,6 +118,7 @@ mod tests {
             let words: Vec<_> = words.split(' ').collect();
             let refusal = FrameMatch::parse(&words).unwrap_err().to_string();
             assert!(refusal.contains(says), "{words:?}: {refusal}");
+            assert!(!refusal.contains("for a new filter"), "{refusal}");
         }
     }
 }

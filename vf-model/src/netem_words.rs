@@ -250,6 +250,10 @@ pub(crate) fn begins_netem(word: &str) -> bool {
             | "duplicate"
             | "corrupt"
             | "reorder"
+            | "gap"
+            | "limit"
+            | "memory_limit"
+            | "seed"
     )
 }
 
@@ -258,8 +262,7 @@ impl FromStr for Flap {
 
     /// `up TIME down TIME`.
     fn from_str(text: &str) -> Result<Flap, NetemError> {
-        const WANTS: &str = "it is 'up TIME down TIME', each 1ms to 3600s, or 'none'";
-        let time = |text: &str| Duration::parse(text).map(|Duration(time)| time);
+        const WANTS: &str = "it is 'up TIME down TIME', each 1ms to 3600s (microseconds without s, ms, us or ns), or 'none'";
         let time = |text: &str| time(text).filter(|time| *time >= LEAST_FLAP);
         let words: Vec<_> = text.split_whitespace().collect();
         let flap = match words.as_slice() {
@@ -470,6 +473,8 @@ mod tests {
     fn words_of_a_flap() {
         let flap: Flap = "up 5s down 200ms".parse().unwrap();
         assert_eq!(flap.to_string(), "up 5s down 200ms");
+        // As of a delay.
+        assert_eq!("up 5sec down 200000".parse(), Ok(flap));
         for wrong in [
             "",
             "5s 200ms",

@@ -4,15 +4,15 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use vf_packet::{
-    ETHERTYPE_IPV4, ETHERTYPE_IPV6, FrameMeta, Gso, Header, MIN_FRAME, MacAddr, PROTO_TCP,
-    PROTO_UDP, VlanProto, VlanTag,
+    ETHERTYPE_IPV4, ETHERTYPE_IPV6, FrameMeta, Gso, Header, MAX_FRAME, MIN_FRAME, MacAddr,
+    PROTO_TCP, PROTO_UDP, TcpLayout, VlanProto, VlanTag,
 };
 
 use crate::policy::Policy;
 use crate::refusal::Refusal;
 use crate::source::Source;
 use crate::vf::VfIndex;
-use crate::words::{Once, ParseError, Words, allowed_words, number};
+use crate::words::{Once, ParseError, Words, allowed_words, hex_or_decimal, number};
 
 const FROM: &str = "vfN or wire";
 const STATION: &str = "a MAC address, vfN or broadcast";
@@ -24,7 +24,7 @@ const BYTES: &str = "the bytes of a frame in hexadecimal";
 const BEHIND_BYTES: &str = "len or gso";
 const LEN: &str = "bytes without FCS, 14 to 65557";
 const SIZE: &str = "payload bytes of a segment, 1 to 65535";
-const TYPE: &str = "an EtherType such as 0x0806";
+const TYPE: &str = "an EtherType such as 0x0806 (or 2054)";
 /// As many as there may be tags: the judge reads two of them, and the third is payload.
 const MAX_TAGS: usize = 3;
 
@@ -85,7 +85,7 @@ impl Question {
             Some(bytes) => bytes,
             None => said.frame(src)?,
         };
-        said.about(source, frame)
+        said.about(source, frame, policy)
     }
 }
 
@@ -187,10 +187,10 @@ impl Said {
                 }
                 "type" => {
                     let word = words.next(TYPE)?;
-                    let digits = word.strip_prefix("0x").unwrap_or(word);
-                    let ethertype = u16::from_str_radix(digits, 16);
+                    // In 0806 the 0x is missing: it is no decimal.
+                    let ethertype = hex_or_decimal(word).filter(|_| !is_octal(word));
                     self.ethertype =
-                        Some(ethertype.map_err(|_| ParseError::word("type", word, TYPE))?);
+                        Some(ethertype.ok_or_else(|| ParseError::word("type", word, TYPE))?);
                 }
                 "tcp" => self.protocol = Some(PROTO_TCP),
                 "udp" => self.protocol = Some(PROTO_UDP),
@@ -288,8 +288,8 @@ impl Said {
         Ok(())
     }
 
-    /// The frame with these bytes, as long as is said.
-    fn about(&self, source: Source, frame: Vec<u8>) -> Result<Question, Refusal> {
+    /// The frame with these bytes, as long as is said. What is TCP and longer than a frame can be is a super-frame, whether that is said or not.
+    fn about(&self, source: Source, frame: Vec<u8>, policy: &Policy) -> Result<Question, Refusal> {
         let len = self.len.unwrap_or(frame.len() as u32);
         if !(14..=65_557).contains(&len) || (frame.len() as u32) > len.max(MIN_FRAME) {
             let word = len.to_string();
@@ -311,12 +311,37 @@ impl Said {
             header_len: header_len(),
             size,
         });
+        // Nothing else is as long.
+        let guessed = || (len > MAX_FRAME).then(|| super_frame(source, &frame, policy));
+        let gso = match self.gso {
+            Some(_) => gso,
+            None => guessed().flatten(),
+        };
         Ok(Question {
             source,
             meta: FrameMeta { len, gso },
             frame,
         })
     }
+}
+
+/// What a driver says of a super-frame that begins like this, if it is TCP: its segments are as long as the MTU that it has been told lets them be.
+fn super_frame(source: Source, head: &[u8], policy: &Policy) -> Option<Gso> {
+    let TcpLayout { ip, payload, .. } = TcpLayout::parse(head).ok()?;
+    let mtu = match source {
+        Source::Vf(vf) => policy.told_mtu(vf),
+        Source::Wire => policy.mtu(),
+    };
+    let headers = u16::try_from(payload - ip).ok()?;
+    Some(Gso {
+        header_len: u16::try_from(payload).ok()?,
+        size: mtu.get().checked_sub(headers).filter(|size| *size > 0)?,
+    })
+}
+
+/// Whether a word is of digits with a zero in front.
+fn is_octal(word: &str) -> bool {
+    word.len() > 1 && word.starts_with('0') && word.bytes().all(|c| c.is_ascii_digit())
 }
 
 fn from_hex(word: &str) -> Result<Vec<u8>, ParseError> {
@@ -412,6 +437,38 @@ mod tests {
                 size: 1460
             })
         );
+    }
+
+    #[test]
+    fn an_ethertype_is_read_as_filters_read_it() {
+        let ethertype = |word: &str| {
+            let asked = ask(&format!("from wire dst vf0 type {word}"));
+            asked.map(|asked| Header::parse(&asked.frame).unwrap().ethertype)
+        };
+        assert_eq!(ethertype("0x0806"), Ok(0x0806));
+        assert_eq!(ethertype("2054"), Ok(0x0806));
+        for word in ["0806", "88cc", "0x10000", "-1"] {
+            let refused = ethertype(word).unwrap_err();
+            assert!(refused.contains("such as 0x0806"), "{refused}");
+        }
+    }
+
+    #[test]
+    fn tcp_that_is_longer_than_a_frame_is_a_super_frame() {
+        // Ethernet, IPv4 and TCP with timestamps.
+        let mut head = vec![0; 66];
+        head[12..15].copy_from_slice(&[8, 0, 0x45]);
+        (head[23], head[46]) = (6, 0x80);
+        let hex: String = head.iter().map(|byte| format!("{byte:02x}")).collect();
+        let gso = |more: &str| ask(&format!("from vf0 hex {hex} {more}")).unwrap().meta.gso;
+        let (header_len, size) = (66, 1448);
+        assert_eq!(gso("len 11650"), Some(Gso { header_len, size }));
+        assert_eq!(gso("len 9000"), None);
+        assert_eq!(gso("len 11650 gso 0"), None);
+        head[23] = 17;
+        let hex: String = head.iter().map(|byte| format!("{byte:02x}")).collect();
+        let udp = ask(&format!("from vf0 hex {hex} len 11650")).unwrap();
+        assert_eq!(udp.meta.gso, None);
     }
 
     #[test]

@@ -21,7 +21,7 @@ pub(crate) struct Rule {
 }
 
 /// Where the frames are counted that a filter decides on, and that it is this one: no other filter of the NIC, there now or gone, has the same.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct CounterId {
     /// Among the places of all filters of a NIC.
     pub(crate) at: u16,

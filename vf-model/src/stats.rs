@@ -61,7 +61,7 @@ drop_reasons! {
     NoCarrier = "no_carrier",
     /// The sender or the only receiver is disabled by the administrator.
     VfDisabled = "vf_disabled",
-    /// One broadcast, or frame to a group that no VF has asked for, more than its VF may have flooded in a second.
+    /// One broadcast, or frame to a group that several here get, more than its VF or the port may have flooded in a second, or a super-frame of too many segments for that.
     StormControl = "storm_control",
     /// Nobody to give it to.
     NoReceiver = "no_receiver",

@@ -177,6 +177,14 @@ pub(crate) fn number<T: FromStr>(
         .map_err(|_| ParseError::word(what, text, allowed))
 }
 
+/// A number of two bytes, as decimal or, behind `0x`, hexadecimal digits.
+pub(crate) fn hex_or_decimal(word: &str) -> Option<u16> {
+    match word.strip_prefix("0x") {
+        Some(hex) => u16::from_str_radix(hex, 16).ok(),
+        None => word.parse().ok(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
