@@ -33,21 +33,45 @@ struct Words<'a> {
 
 impl Words<'_> {
     fn parse<'a>(words: &'a [String], form: &str) -> Result<Words<'a>, Failure> {
-        let wrong = |word: &str| usage(format!("netns: '{word}': it is {form}"));
+        let wrong = |word: &str| {
+            let word = word.escape_debug();
+            usage(format!("netns: '{word}': it is {form}"))
+        };
         let (netns, rest) = words.split_first().ok_or_else(|| wrong(""))?;
-        let (mut vf, mut name) = (None, "eth0");
+        let (mut vf, mut name) = (None, None);
         for pair in rest.chunks(2) {
-            match pair {
+            let before = match pair {
                 [word, value] if word == "vf" => {
-                    vf = Some(value.parse().map_err(|_| wrong(value))?);
+                    let number = value.parse().map_err(|_| wrong(value))?;
+                    vf.replace(number).is_some()
                 }
-                [word, value] if word == "name" && form.contains("name") => name = value,
+                [word, value] if word == "name" && form.contains("name") => {
+                    name.replace(value.as_str()).is_some()
+                }
                 [word, ..] => return Err(wrong(word)),
-                [] => {}
+                [] => false,
+            };
+            if before {
+                return Err(usage(format!(
+                    "netns: {} is said twice: say it once",
+                    pair[0]
+                )));
             }
         }
-        Ok(Words { netns, vf, name })
+        Ok(Words {
+            netns: short(netns),
+            vf,
+            name: name.unwrap_or("eth0"),
+        })
     }
+}
+
+/// The name of a namespace that is said by the path that `ip netns` has it at: one namespace is one word.
+fn short(netns: &str) -> &str {
+    let folders = ["/run/netns/", "/var/run/netns/"];
+    let name = folders.iter().find_map(|folder| netns.strip_prefix(folder));
+    let is_name = |name: &&str| !name.is_empty() && !name.contains('/') && !name.starts_with('.');
+    name.filter(is_name).unwrap_or(netns)
 }
 
 fn show(connection: &mut Connection) -> Result<Show, Failure> {
@@ -102,6 +126,16 @@ fn add(connection: &mut Connection, nic: Option<&str>, words: &[String]) -> Resu
         return Err(usage(format!(
             "{device} is on {of} vf {} already: say name DEVICE for another one",
             there.vf
+        )));
+    }
+    if said.connected {
+        let who = match (&said.tap, &said.netns) {
+            (Some(tap), Some(netns)) => format!("tap {tap} in netns {netns}"),
+            (Some(tap), None) => format!("tap {tap}"),
+            (None, _) => "a front end".to_owned(),
+        };
+        return Err(usage(format!(
+            "vf {vf}: {who} is on it, and is to be taken away first"
         )));
     }
     let mtu = Mtu::new(said.told_mtu.into()).map_err(failed)?;

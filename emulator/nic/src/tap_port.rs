@@ -81,6 +81,18 @@ pub struct OpenTapError {
 }
 
 impl TapDevice {
+    /// Whether a later start would find it by what is said: a namespace of a process (`/proc/PID/ns/net`) is another one, the host's perhaps, once
+    /// its number is that of another process.
+    #[must_use]
+    pub fn is_lasting(&self) -> bool {
+        let netns = self.netns.as_deref().unwrap_or_default();
+        let of_process = netns.strip_prefix("/proc/").map(|rest| {
+            let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
+            digits > 0 && rest[digits..].starts_with('/')
+        });
+        of_process != Some(true)
+    }
+
     /// Whether its name can be one.
     ///
     /// # Errors

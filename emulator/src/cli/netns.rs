@@ -10,14 +10,14 @@ pub enum Netns {
     /// Make a network device in a namespace that is a VF
     Add {
         /// NS vf N [name DEVICE] [default: eth0]
-        #[arg(required = true, num_args = 1.., trailing_var_arg = true)]
+        #[arg(required = true, num_args = 1..)]
         words: Vec<String>,
     },
     /// Take it away
     #[command(visible_alias = "del")]
     Delete {
         /// NS [vf N]
-        #[arg(required = true, num_args = 1.., trailing_var_arg = true)]
+        #[arg(required = true, num_args = 1..)]
         words: Vec<String>,
     },
     /// Show which namespaces are on which VFs
@@ -26,7 +26,8 @@ pub enum Netns {
 }
 
 pub(super) const NETNS_HELP: &str = "\
-NS is a namespace that 'ip netns add' has made, or the path of another, such as /proc/PID/ns/net or /run/netns/cni-...
+NS is a namespace that 'ip netns add' has made, or the path of another, such as /proc/PID/ns/net or /run/netns/cni-... What is said by the number \
+of a process is not kept for the next start of vfnic: 'ip netns attach NAME PID' gives it a name.
 
 The device is a tap with the VF's address and MTU, super-frames and checksums left to the NIC, and a carrier while the VF has a link and vfnic \
 runs. Policy, filters, both paths, captures and counters are as for a VM. It is made down and without an address, and goes when it is deleted or vfnic \

@@ -248,7 +248,7 @@ fn a_tap_is_on_one_vf() {
     let taken = "it is on a VF already, or another program has it open";
     refused(
         &emulator,
-        &format!("netns add /run/netns/{} vf 1", a.0),
+        &format!("netns add /run/netns/../netns/{} vf 1", a.0),
         taken,
     );
     refused(&another, &format!("netns add {} vf 1", a.0), taken);
@@ -279,6 +279,94 @@ fn a_tap_is_on_one_vf() {
     a.ip("link set eth0 up").unwrap();
     emulator.does(&format!("netns add {} vf 1", a.0));
     a.has_carrier(true);
+}
+
+#[test]
+fn what_is_refused_leaves_the_device_as_it_was() {
+    let (Some(a), Some(b)) = (Netns::new('q'), Netns::new('p')) else {
+        return;
+    };
+    let emulator = Emulator::start(&[]);
+    a.ip("tuntap add dev eth0 mode tap vnet_hdr multi_queue")
+        .unwrap();
+    a.ip("link set eth0 address 02:aa:aa:aa:aa:aa mtu 1400")
+        .unwrap();
+    emulator.does(&format!("netns add {} vf 0", b.0));
+    wait_for("the session", || emulator.vf(0, 0).connected.then_some(()));
+    for (words, says) in [
+        ("vf 0", "is to be taken away first"),
+        ("vf 0 vf 1", "vf is said twice"),
+        ("vf 1 name eth1 name eth2", "name is said twice"),
+    ] {
+        let words = format!("netns add {} {words}", a.0);
+        let out = emulator.vfnic(&words.split(' ').collect::<Vec<_>>());
+        let why = String::from_utf8(out.stderr).unwrap();
+        assert_eq!(out.status.code(), Some(2), "{words}: {why}");
+        assert!(why.contains(says), "{words}: {why}");
+    }
+    let device = a.device();
+    assert!(
+        device.contains("02:aa:aa:aa:aa:aa") && device.contains("mtu 1400"),
+        "{device}"
+    );
+    // The path of a namespace is its name.
+    emulator.does(&format!("netns delete /run/netns/{} vf 0", b.0));
+    wait_for("the device goes", || b.device().is_empty().then_some(()));
+}
+
+/// A process' number is another's one day.
+#[test]
+fn a_namespace_of_a_process_is_not_kept() {
+    let Some(a) = Netns::new('k') else {
+        return;
+    };
+    let mut emulator = Emulator::start(&[]);
+    let mut container = Command::new("ip")
+        .args(["netns", "exec", &a.0, "sleep", "60"])
+        .spawn()
+        .unwrap();
+    let pid = container.id();
+    // It has changed over by the time that this is another program.
+    wait_for("the container", || {
+        let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap();
+        (name.trim() == "sleep").then_some(())
+    });
+    let path = format!("/proc/{pid}/ns/net");
+    let added = emulator.vfnic(&["netns", "add", &path, "vf", "0"]);
+    let said = String::from_utf8(added.stderr).unwrap();
+    assert!(added.status.success(), "{said}");
+    assert!(
+        said.contains("not kept for the next start") && said.contains("ip netns attach"),
+        "{said}"
+    );
+    assert!(!a.device().is_empty());
+    let saved = String::from_utf8(emulator.vfnic(&["save"]).stdout).unwrap();
+    assert!(!saved.contains("eth0"), "{saved}");
+    // Something else is kept, so there is a state to go on with.
+    emulator.does("vf 0 set trust on");
+    emulator.kill();
+    emulator.restart();
+    container.kill().unwrap();
+    container.wait().unwrap();
+    let vf = emulator.vf(0, 0);
+    assert_eq!((vf.settings["trust"].as_str(), vf.tap), ("on", None));
+}
+
+#[test]
+fn a_tap_of_a_vf_that_is_not_there_yet_is_not_made() {
+    let Some(a) = Netns::new('v') else {
+        return;
+    };
+    let emulator = Emulator::with_config(&format!(
+        "[[nic]]\nname = 'a'\nvfs = 4\nnumvfs = 2\n[[nic.vf]]\nindex = 3\ntap = 'eth0'\nnetns = '{}'\n",
+        a.0
+    ));
+    assert_eq!(a.device(), "");
+    let said = emulator.vfnic(&["link", "set", "numvfs", "0"]).stderr;
+    assert!(!String::from_utf8(said).unwrap().contains("eth0"));
+    let said = emulator.vfnic(&["link", "set", "numvfs", "4"]).stderr;
+    let said = String::from_utf8(said).unwrap();
+    assert!(said.contains("is made at the next start"), "{said}");
 }
 
 #[test]

@@ -252,7 +252,7 @@ impl VfSettings {
             device: *device,
             qmp: qmp.as_deref(),
             link_method: *link_method,
-            tap: tap.as_ref(),
+            tap: tap.as_ref().filter(|tap| tap.is_lasting()),
             saved,
         }
     }

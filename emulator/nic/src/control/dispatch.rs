@@ -293,15 +293,18 @@ impl Dispatcher {
                 (None, Some(_)) => {}
             }
             nics.set_tap(n, VfIndex::from(usize::from(vf)), tap.clone())?;
+            let passing = tap.as_ref().filter(|tap| !tap.is_lasting()).map(|tap| {
+                format!("vf {vf}: {tap}: it is not kept for the next start, when the number may be another process's ('ip netns attach NAME PID' gives the namespace a name that is)")
+            });
             settings.tap = tap;
-            Ok(n)
+            Ok((n, passing))
         });
         match set {
-            Ok(n) => {
+            Ok((n, passing)) => {
                 if let Some(nic) = nics.nics().nth(n) {
                     nic.tell(|| Happening::Command { words });
                 }
-                Response::Done(Vec::new())
+                Response::Done(passing.into_iter().collect())
             }
             Err(why) => Response::Refused(why),
         }

@@ -24,7 +24,18 @@ impl NicInstance {
                     continue;
                 }
                 // Its socket is served by whoever serves the others.
-                (None, _) => continue,
+                (None, is) => {
+                    let settings = self.settings.vf.get(vf.index());
+                    if is.is_some()
+                        && let Some(tap) = settings.and_then(|vf| vf.tap.as_ref())
+                    {
+                        notes.push(format!(
+                            "{} {vf}: {tap} of the file is made at the next start",
+                            self.settings.name
+                        ));
+                    }
+                    continue;
+                }
             };
             // A driver of hardware is told by its registers.
             if self.tell_function(vf, was.resets != is.resets) {

@@ -6,9 +6,9 @@ use super::RunError;
 use crate::instance::NicInstance;
 use crate::sandbox::Sandbox;
 
-/// Opens the taps of a host's VFs and puts them there. A namespace that is gone takes nothing but its own VF's tap away: namespaces come and go.
+/// Opens the taps of a host's VFs, those that there are at its start, and puts them there. A namespace that is gone takes nothing but its own VF's tap away: namespaces come and go.
 pub(super) fn open_taps(host: &mut NicInstance, sandbox: Sandbox) -> Result<(), RunError> {
-    for i in 0..host.vfs.len() {
+    for i in 0..host.policy().num_vfs() {
         let vf = VfIndex::from(i);
         let Some(tap) = host.settings.vf.get(i).and_then(|vf| vf.tap.clone()) else {
             continue;
