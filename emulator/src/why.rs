@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde::Serialize;
 use vf_model::HEAD_LEN;
-use vfnic::capture::read::read;
+use vfnic::capture::read::{read, read_from};
 use vfnic::cli;
 use vfnic::control::why::Why;
 use vfnic::control::{NicCommand, Request, Response, ask};
@@ -27,7 +27,11 @@ pub(crate) fn ask_why(ctl: &Path, nic: Option<String>, args: &cli::Why) -> Resul
             "why --pcap: '{word}': the frames are those of the file: say from vfN or from wire only"
         )));
     }
-    let frames = read(file).map_err(usage)?;
+    let frames = match file.as_os_str() == "-" {
+        true => read_from(Ok(std::io::stdin()), Path::new("standard input")),
+        false => read(file),
+    };
+    let frames = frames.map_err(usage)?;
     if let Some(n) = args.packet
         && !(1..=frames.len()).contains(&n)
     {

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 use pcap_file::pcap::{PcapPacket, PcapWriter};
@@ -100,6 +101,16 @@ fn the_frames_of_a_capture_are_asked_about_one_by_one() {
         "{second}"
     );
 
+    let mut piped = Command::new(env!("CARGO_BIN_EXE_vfnic"));
+    let ctl = emulator.ctl();
+    let piped = piped
+        .args(["--ctl", ctl.to_str().unwrap(), "why", "--pcap", "-"])
+        .args(["from", "wire"])
+        .stdin(File::open(&path).unwrap())
+        .output()
+        .unwrap();
+    assert_eq!(String::from_utf8(piped.stdout).unwrap(), text);
+
     let each = says(&emulator, &format!("{} --json", words(&path)));
     let each: Vec<serde_json::Value> = each
         .lines()
@@ -128,6 +139,67 @@ fn the_frames_of_a_capture_are_asked_about_one_by_one() {
             "{words}: {line}"
         );
     }
+}
+
+/// As `vfnic capture` has it of a guest with TSO.
+#[test]
+fn a_super_frame_of_a_capture_is_asked_about_as_one() {
+    let emulator = Emulator::start(&[]);
+    let vf = |n| emulator.vf(0, n).state.mac;
+    let byte = |digits: &str| u8::from_str_radix(digits, 16).unwrap();
+    let mut frame = Vec::new();
+    for mac in [vf(1), vf(0)] {
+        frame.extend(mac.split(':').map(byte));
+    }
+    frame.extend([8, 0, 0x45, 0]);
+    frame.resize(20_000, 0);
+    (frame[23], frame[46]) = (6, 0x50);
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("tso.pcap");
+    let mut capture = PcapWriter::new(File::create(&path).unwrap()).unwrap();
+    let packet = PcapPacket::new(Duration::ZERO, 20_000, &frame);
+    capture.write_packet(&packet).unwrap();
+    drop(capture);
+    let said = says(&emulator, &format!("--pcap {} from vf0", path.display()));
+    assert!(
+        said.contains("a super-frame") && said.contains("segments of 1460 bytes"),
+        "{said}"
+    );
+    assert!(
+        said.contains("vf1 gets it") && !said.contains("oversize"),
+        "{said}"
+    );
+    let said = says(
+        &emulator,
+        &format!("--pcap {} from vf0 gso 0", path.display()),
+    );
+    assert!(said.contains("oversize"), "{said}");
+}
+
+#[test]
+fn what_a_frame_meets_behind_the_rules_is_said() {
+    let emulator = Emulator::start(&["--vfs", "2"]);
+    // Nothing is plugged into its port.
+    let why = json(&emulator, "from vf0 dst 52:54:00:00:00:07 tcp dport 80");
+    assert_eq!((why.wire, why.drop.as_deref()), (false, Some("no_uplink")));
+    let said = why.steps.join("\n");
+    assert!(said.contains("nothing is plugged into the port"), "{said}");
+    let why = json(&emulator, "from vf0 dst broadcast");
+    assert_eq!((why.wire, &why.drop, why.vfs.len()), (false, &None, 1));
+
+    // Nobody is on the VFs.
+    emulator.does("vf 1 set netem ingress loss 100%");
+    emulator.does("vf 0 set netem egress delay 10ms");
+    emulator.does("link set netem egress delay 20ms");
+    let said = says(&emulator, "from vf0 dst vf1");
+    for line in [
+        "no driver is attached to vf1 now: dropped there: not_attached",
+        "what vf1 receives is impaired, and may be late, lost or another one: netem ingress loss 100%",
+        "what vf0 sends is impaired, and may be late, lost or another one: netem egress delay 10ms",
+    ] {
+        assert!(said.contains(line), "{said}");
+    }
+    assert!(!said.contains("20ms"), "{said}");
 }
 
 #[test]

@@ -4,7 +4,7 @@
 //! and we want nothing of options but four.
 
 use std::fs::File;
-use std::io::Read;
+use std::io::{self, Read};
 use std::path::Path;
 
 use pcap_file::pcap::PcapReader;
@@ -49,8 +49,16 @@ pub struct Captured {
 /// # Errors
 /// In one line: it cannot be read, is no capture, or has frames of another kind.
 pub fn read(file: &Path) -> Result<Vec<Captured>, String> {
+    read_from(File::open(file), file)
+}
+
+/// The same of what has been opened, which the file is the name of.
+///
+/// # Errors
+/// As of [`read`].
+pub fn read_from(from: io::Result<impl Read>, file: &Path) -> Result<Vec<Captured>, String> {
     let mut bytes = Vec::new();
-    let read = File::open(file).and_then(|mut file| file.read_to_end(&mut bytes));
+    let read = from.and_then(|mut from| from.read_to_end(&mut bytes));
     let frames = read.map_err(|error| error.to_string()).and_then(|_| {
         let frames = match bytes.starts_with(&SECTION.to_be_bytes()) {
             true => pcapng(&bytes).map_err(str::to_owned),

@@ -160,9 +160,7 @@ impl Dispatcher {
             Request::Why(NicCommand { nic, words }) => {
                 let asked = nic_named(&names(nics), nic.as_deref()).and_then(|n| {
                     let nic = nics.nics().nth(n);
-                    nic.map_or(Err("it is gone".to_owned()), |nic| {
-                        why(&nic.policy(), &words)
-                    })
+                    nic.map_or(Err("it is gone".to_owned()), |nic| why(&nic, &words))
                 });
                 asked.map_or_else(Response::Refused, Response::Why)
             }
@@ -327,10 +325,18 @@ fn filters(nics: &impl Nics, n: usize) -> Vec<FilterLine> {
     filters.map(FilterLine::from).collect()
 }
 
-fn why(policy: &Policy, words: &[String]) -> Result<Why, String> {
-    let asked = Question::parse(words, policy).map_err(|e| e.to_string())?;
+fn why(nic: &NicInstance, words: &[String]) -> Result<Why, String> {
+    let policy = nic.policy();
+    let asked = Question::parse(words, &policy).map_err(|e| e.to_string())?;
     let explanation = policy.why(asked.source, &asked.frame, &asked.meta);
-    Ok(Why::from(&explanation))
+    let mut why = Why::new(&explanation, asked.source, nic);
+    if let Some(gso) = asked.meta.gso
+        && !words.iter().any(|word| word == "gso")
+    {
+        let size = gso.size;
+        why.steps.insert(0, format!("a super-frame: no frame is as long, so it is taken for one of segments of {size} bytes ('gso SIZE' says another)"));
+    }
+    Ok(why)
 }
 
 /// Puts changes in force and says what is worth knowing of them.
