@@ -260,19 +260,14 @@ impl Top {
                 self.note = note;
             }
             Event::Key(key) if is_interrupt(key) => return Some(Action::Quit),
+            Event::Key(_) if self.mode == Mode::Help => self.mode = Mode::Table,
             Event::Key(key) => {
+                let key = meant(key)?;
                 self.note.clear();
-                return match self.mode {
-                    Mode::Table => self.command(key.code),
-                    Mode::Filter => {
-                        self.edit(key.code);
-                        None
-                    }
-                    Mode::Help => {
-                        self.mode = Mode::Table;
-                        None
-                    }
-                };
+                match self.mode {
+                    Mode::Filter => self.edit(key),
+                    Mode::Table | Mode::Help => return self.command(key),
+                }
             }
         }
         None
@@ -358,6 +353,20 @@ fn is_interrupt(key: KeyEvent) -> bool {
     key.code == KeyCode::Char('c') && key.modifiers.contains(KeyModifiers::CONTROL)
 }
 
+/// What a key says. With Control or Alt a letter is none: those that move in other programs (less, readline) move here, and no other says anything.
+fn meant(key: KeyEvent) -> Option<KeyCode> {
+    let control = key.modifiers.contains(KeyModifiers::CONTROL);
+    let held = control || key.modifiers.contains(KeyModifiers::ALT);
+    match key.code {
+        // What Backspace sends on many terminals.
+        KeyCode::Char('h') if control => Some(KeyCode::Backspace),
+        KeyCode::Char('p') if control => Some(KeyCode::Up),
+        KeyCode::Char('n') if control => Some(KeyCode::Down),
+        KeyCode::Char(_) if held => None,
+        code => Some(code),
+    }
+}
+
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
@@ -422,6 +431,36 @@ pub(crate) mod tests {
         assert_eq!((top.sort, vfs(&top)), (Sort::Vf, vec![1]));
         press(&mut top, "\x1b");
         assert_eq!(vfs(&top), [0, 1, 2]);
+    }
+
+    #[test]
+    fn letters_with_control_or_alt_change_nothing() {
+        let mut top = busy();
+        let held = |top: &mut Top, letter, modifiers| {
+            top.update(Event::Key(KeyEvent::new(KeyCode::Char(letter), modifiers)))
+        };
+        for letter in ['p', 'P', 'e', 'q', 'c', 's', 'a', 'h', '/'] {
+            assert_eq!(held(&mut top, letter, KeyModifiers::ALT), None, "{letter}");
+        }
+        for letter in ['p', 'e', 'n', 'q', 's', 'a', 'h', '/'] {
+            let action = held(&mut top, letter, KeyModifiers::CONTROL);
+            assert_eq!(action, None, "{letter}");
+        }
+        assert_eq!(
+            (top.sort, top.mode, top.all),
+            (Sort::Vf, Mode::Table, false)
+        );
+        // Up and down, as everywhere.
+        held(&mut top, 'n', KeyModifiers::CONTROL);
+        assert_eq!(top.selected(&top.rows()), 1);
+        held(&mut top, 'p', KeyModifiers::CONTROL);
+        assert_eq!(top.selected(&top.rows()), 0);
+        press(&mut top, "/vfx");
+        held(&mut top, 'h', KeyModifiers::CONTROL);
+        held(&mut top, 'u', KeyModifiers::CONTROL);
+        assert_eq!(top.filter, "vf");
+        let quit = held(&mut top, 'c', KeyModifiers::CONTROL);
+        assert_eq!(quit, Some(Action::Quit));
     }
 
     #[test]

@@ -140,7 +140,11 @@ fn table(top: &Top, theme: Theme, width: usize, height: usize) -> Vec<Line<'stat
         lines.push(row_line(row, top, i == selected, theme, width));
     }
     if rows.is_empty() {
-        lines.push(Line::styled("no VF to show: a shows all", DIM));
+        let why = match top.filter.as_str() {
+            "" => "no VF to show: a shows all".to_owned(),
+            filter => format!("no VF has '{filter}' in its line: esc shows all again"),
+        };
+        lines.push(Line::styled(why, DIM));
     }
     if pane > 0 {
         lines.resize(height - pane, Line::default());
@@ -389,6 +393,15 @@ mod tests {
         lines
             .map(|line: String| line.trim_end().to_owned())
             .collect()
+    }
+
+    #[test]
+    fn a_filter_that_hides_all_is_named() {
+        let mut top = busy();
+        press(&mut top, "a/zzz");
+        let screen = text(&top, 80, 24).join("\n");
+        assert!(screen.contains("no VF has 'zzz' in its line"), "{screen}");
+        assert!(!screen.contains("a shows all"), "{screen}");
     }
 
     #[test]
