@@ -338,7 +338,17 @@ pub(crate) fn run_scenario(command: cli::Scenario) -> Result<(), Failure> {
             "--json and --report -: one of them is standard output",
         ));
     }
+    if args.snaplen.is_some() && args.out.is_none() {
+        return Err(usage(
+            "--snaplen: it is about captures, which --out DIR writes",
+        ));
+    }
     let mut plan = scenario::ScenarioPlan::load(file, args.guests, profile).map_err(usage)?;
+    if args.image.is_some() && plan.kind == GuestKind::Embedded {
+        return Err(usage(
+            "--image: it is of Linux guests, and these are embedded: say --guests linux, too",
+        ));
+    }
     plan.snaplen = args.snaplen.unwrap_or(plan.snaplen);
     let stop = match plan.kind {
         // Guests that are processes of their own do not end by themselves.
@@ -404,6 +414,9 @@ fn new_scenario(file: &Path, from: &str) -> Result<(), Failure> {
             "--from {from}: there is no such scenario{meant}; 'vfnic scenario list' shows them"
         ))
     })?;
+    if is_standard(file) {
+        return print(shipped.text);
+    }
     let said = |e| failed(format!("{}: {e}", file.display()));
     let mut new = std::fs::File::create_new(file).map_err(said)?;
     new.write_all(shipped.text.as_bytes()).map_err(said)?;

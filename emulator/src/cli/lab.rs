@@ -105,7 +105,7 @@ pub enum Scenario {
     },
     /// Begin a scenario of your own, as a copy of one that comes with vfnic
     New {
-        /// The file to write, which is not there yet
+        /// The file to write, which is not there yet, or - for standard output
         file: PathBuf,
         /// The scenario to start from
         #[arg(long, value_name = "NAME", default_value = "path-switch")]

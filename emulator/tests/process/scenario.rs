@@ -89,6 +89,22 @@ fn what_cannot_run_is_refused_in_a_line() {
         (&["check"], &bad, "file.toml: line 18"),
         (&["run"], "until = ", "file.toml: line 1"),
         (&linux, FILE, "examples/linux-guests/build.sh"),
+        (
+            &["run", "--image", &nowhere],
+            FILE,
+            "--image: it is of Linux guests",
+        ),
+        (&["run", "--snaplen", "64"], FILE, "--snaplen: it is about"),
+        (
+            &["run", "--report", "/no/such/page.html"],
+            FILE,
+            "/no/such/page.html: there is no such folder",
+        ),
+        (
+            &["run", "--json", "--report", "-"],
+            FILE,
+            "one of them is standard output",
+        ),
     ] {
         let output = scenario(dir.path(), words, text);
         let said = lines(output.stderr);
@@ -131,6 +147,20 @@ fn a_file_may_be_the_standard_stream() {
     };
     let report = run(&["scenario", "run", "-"], FILE);
     assert!(report.contains("PASS  exit code of left"), "{report}");
+    // Read once, and run with each.
+    let compared = run(&["scenario", "run", "-", "--profile", "all"], FILE);
+    assert!(
+        compared.contains("igb") && compared.contains("ef10"),
+        "{compared}"
+    );
+    // A page there is all that is there.
+    let page = run(&["scenario", "run", "-", "--report", "-"], FILE);
+    assert!(
+        page.starts_with("<!") && page.ends_with("</html>\n"),
+        "{page}"
+    );
+    let new = run(&["scenario", "new", "-"], "");
+    assert!(new.contains("[[guest]]"), "{new}");
     assert_eq!(run(&["scenario", "check", "-"], FILE), "");
     let experiment = ["experiment", "--guests", "1x0", "--seconds", "0.01"];
     let json = run(&[&experiment, &["--json", "-"][..]].concat(), "");

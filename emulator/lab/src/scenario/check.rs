@@ -1,6 +1,6 @@
 //! From the sections of a file to a [`ScenarioPlan`]: resolves names, and refuses what cannot be done before anything runs.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -104,6 +104,17 @@ impl ScenarioPlan {
                     vfs,
                     profile,
                 }));
+            }
+            for (i, vf) in nic.vf.iter().enumerate() {
+                let fits = vf.device.fits(profile);
+                fits.map_err(|why| {
+                    whole(ScenarioError::Device {
+                        nic: nic.name.clone(),
+                        vf: VfIndex::from(i),
+                        device: vf.device,
+                        why,
+                    })
+                })?;
             }
             nic.profile = profile;
         }
@@ -527,6 +538,11 @@ fn check_config(config: &Config) -> Result<(), ScenarioError> {
         }
         for (i, vf) in nic.vf.iter().enumerate() {
             let own = Path::new(&format!("{}-vf{i}.sock", nic.name)) == vf.socket;
+            if vf.tap.is_some() {
+                return Err(ScenarioError::Needs(
+                    "tap, netns: the host's devices are not on the virtual clock",
+                ));
+            }
             if vf.of_this_machine().is_some() || !own {
                 return Err(ScenarioError::Needs(
                     "socket, socket_role, qmp, link_method: a scenario makes its own sockets",
@@ -583,9 +599,21 @@ impl Place<'_> {
         mut policies: Vec<Policy>,
     ) -> Result<(), LoadError> {
         let mut events = Vec::new();
+        let mut names = HashSet::new();
         for section in sections {
             let line = self.line(&section);
-            events.push((self.check(section, |s| plan.event(s))?, line));
+            let event = self.check(section, |s| plan.event(s))?;
+            if let Some(name) = &event.name
+                && !names.insert(name.clone())
+            {
+                let twice = ScenarioError::Twice {
+                    what: "event",
+                    name: name.clone(),
+                    advice: "each has a name of its own",
+                };
+                return Err(self.wrong(line, twice));
+            }
+            events.push((event, line));
         }
         events.sort_by_key(|(event, _)| event.at);
         for (mut event, line) in events {
@@ -625,8 +653,7 @@ impl Place<'_> {
                 Err(refusal) => return Err(self.wrong(line, refusal.into())),
             }
             if let Some(name) = &event.name {
-                let names = &mut plan.names.events;
-                names.entry(name.clone()).or_insert(plan.events.len());
+                plan.names.events.insert(name.clone(), plan.events.len());
             }
             plan.events.push(event);
         }

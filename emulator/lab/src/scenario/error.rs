@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 
 use vf_model::{Profile, Refusal, VfIndex};
-use vf_nic::config::ConfigError;
+use vf_nic::config::{ConfigError, DeviceKind};
 
 use crate::virtual_hosts::MeasuredCpu;
 
@@ -75,6 +75,18 @@ pub enum ScenarioError {
         vfs: usize,
         /// What it is to be like.
         profile: Profile,
+    },
+    /// A VF of hardware that a NIC of the family has not that it is to be like instead.
+    #[error("{nic} {vf}: device {device}: {why}")]
+    Device {
+        /// The NIC.
+        nic: String,
+        /// The VF.
+        vf: VfIndex,
+        /// What it is in the file.
+        device: DeviceKind,
+        /// Why not, and what to change.
+        why: String,
     },
     /// A name that nothing has.
     #[error("{what} '{name}': there are {known}")]

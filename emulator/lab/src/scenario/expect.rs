@@ -190,12 +190,16 @@ fn figure(
         if names.is_empty() {
             return Err(value(key, "[]", "at least one job"));
         }
-        let jobs = names.iter().map(|name| {
+        let mut jobs = Vec::new();
+        for name in names {
             let job = plan.job_named(key, name)?;
             check_work(plan, key, job)?;
-            Ok(job)
-        });
-        jobs.collect::<Result<Vec<_>, ScenarioError>>()
+            if jobs.contains(&job) {
+                return Err(value(key, format!("\"{name}\""), "each job once"));
+            }
+            jobs.push(job);
+        }
+        Ok(jobs)
     };
     let mut figures = Vec::new();
     if let Some(names) = &section.goodput {
@@ -232,6 +236,13 @@ fn figure(
         figures.push((figure, Some(Want::Receivers(receivers))));
     }
     if let (Some(name), Some(is)) = (&section.answer, &section.is) {
+        if is.trim().is_empty() {
+            return Err(value(
+                "is",
+                "\"\"",
+                "a part of the answer: nothing is in every answer",
+            ));
+        }
         let figure = Figure::Answer(plan.event_named(name)?);
         figures.push((figure, Some(Want::Says(is.clone()))));
     }
@@ -249,7 +260,7 @@ fn figure(
     match (figures.pop(), figures.is_empty()) {
         (Some(one), true) => Ok(one),
         _ => Err(ScenarioError::Needs(
-            "an expectation is about one of goodput, retransmits, rtt, exit, drops, link_busy, hypervisor_busy, bottleneck",
+            "an expectation is about one of goodput, retransmits, rtt, exit, drops, link_busy, hypervisor_busy, bottleneck, reaches, answer",
         )),
     }
 }

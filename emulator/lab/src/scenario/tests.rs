@@ -60,6 +60,7 @@ fn outcome(sections: &str, options: Options) -> ScenarioOutcome {
 fn mistakes_are_refused_in_one_line_that_says_where() {
     let job = "[[job]]\nguest = 'left'\nat = '0s'\n";
     let expect = "[[job]]\nguest = 'left'\nat = '0s'\nsend = { to = 'right' }\n[[expect]]\n";
+    let event = "[[event]]\nname = 'e'\nat = '1ms'\nnic = 'a'\ndo = 'vf 0 set trust on'\n";
     let frame = "[[frame]]\nname = 'f'\nat = '1ms'\nnic = 'a'\nsend = 'from vf0 dst broadcast'\n";
     for (section, says) in [
         ("[[job", "test.toml: line 20"),
@@ -183,6 +184,19 @@ fn mistakes_are_refused_in_one_line_that_says_where() {
             "there is no such filter",
         ),
         (expect, "one of goodput"),
+        (expect, "bottleneck, reaches, answer"),
+        (
+            &format!("{expect}goodput = ['left', 'left']\nmin = '1G'"),
+            "goodput = \"left\": each job once",
+        ),
+        (
+            &format!("{event}{event}"),
+            "line 25: event 'e' is there already: each has a name of its own",
+        ),
+        (
+            &format!("{event}[[expect]]\nanswer = 'e'\nis = ' '"),
+            "line 25: is = \"\": a part of the answer",
+        ),
         (
             &format!("{expect}goodput = 'x'\nmin = '1G'"),
             "goodput 'x': there are left",
@@ -318,6 +332,10 @@ fn what_belongs_to_a_wall_clock_is_refused() {
         (
             "until = '1s'\n[[nic]]\nname = 'a'\nsocket_role = 'client'",
             "sockets",
+        ),
+        (
+            "until = '1s'\n[[nic]]\nname = 'a'\n[[nic.vf]]\nindex = 0\ntap = 'eth0'\nnetns = 'b'",
+            "tap, netns: the host's devices",
         ),
         ("until = '0s'\n[[nic]]\nname = 'a'", "until = 0ns"),
         ("until = '1s'\n[[nic]]\nname = 'a'", "no [[guest]]"),
@@ -463,6 +481,22 @@ fn a_family_with_fewer_vfs_than_the_file_has_is_refused() {
         "test.toml: a has 16 VFs, and a NIC of profile igb 1 to 7"
     );
     assert!(of(Profile::Ixgbe).is_ok());
+}
+
+#[test]
+fn a_family_without_the_files_devices_is_refused() {
+    let device = "vfs = 1\n[[nic.vf]]\nindex = 0\ndevice = 'sfc'\n";
+    let text = PAIR.replacen("vfs = 1\n", device, 1);
+    let of = |profile| {
+        let kind = Some(GuestKind::Linux);
+        ScenarioPlan::parse(Path::new("test.toml"), &text, kind, Some(profile))
+    };
+    let error = of(Profile::Igb).unwrap_err().to_string();
+    assert!(
+        error.starts_with("test.toml: a vf0: device sfc: VFs of a NIC of profile igb"),
+        "{error}"
+    );
+    assert!(of(Profile::Ef10).is_ok(), "{:?}", of(Profile::Ef10).err());
 }
 
 #[test]
