@@ -23,15 +23,16 @@ pub(crate) fn read(file: &Path) -> io::Result<String> {
     let most = u64::try_from(MAX_LINE).unwrap_or(u64::MAX);
     let read = input.take(most).read_to_string(&mut text)?;
     if read == MAX_LINE {
-        let what = format!("more than {MAX_LINE} bytes, which are the most of one batch: split it");
+        let what =
+            format!("more than {MAX_LINE} bytes, which are the most of one request: split it");
         return Err(io::Error::new(io::ErrorKind::FileTooLarge, what));
     }
     Ok(text)
 }
 
 impl Batch {
-    /// Takes a text apart. What follows a `#` is a comment; a line may begin with `--nic NAME`, and those that do not are
-    /// for `nic`.
+    /// Takes a text apart. What follows a `#` is a comment; a line that ends in `\` goes on in the next, which a mistake is then told of; a line may
+    /// begin with `--nic NAME`, and those that do not are for `nic`.
     ///
     /// # Errors
     /// The line that is no command, and what is wrong with it.
@@ -40,12 +41,18 @@ impl Batch {
             commands: Vec::new(),
             lines: Vec::new(),
         };
-        for (line, text) in (1..).zip(text.lines()) {
+        let mut begun = Vec::new();
+        let mut texts = (1..).zip(text.lines()).peekable();
+        while let Some((line, text)) = texts.next() {
             let text = text.split_once('#').map_or(text, |(text, _)| text);
-            let mut words: Vec<String> = text.split_whitespace().map(str::to_owned).collect();
-            if words.is_empty() {
+            // As ip has it: the next line goes on with this one.
+            let goes_on = text.trim_end().strip_suffix('\\');
+            let more = goes_on.unwrap_or(text).split_whitespace();
+            begun.extend(more.map(str::to_owned));
+            if begun.is_empty() || goes_on.is_some() && texts.peek().is_some() {
                 continue;
             }
+            let mut words = std::mem::take(&mut begun);
             let mut nic = nic.map(str::to_owned);
             if words[0] == "--nic" {
                 let named = words.drain(..2.min(words.len())).nth(1);
@@ -81,6 +88,11 @@ mod tests {
                 ("b", "link set down".to_owned())
             ]
         );
+        let text = "vf 0 \\\n  set trust on \\ # why\nvlan 5\nlink set up \\";
+        let batch = Batch::parse(text, None).unwrap_or_else(|(line, why)| panic!("{line}: {why}"));
+        let said: Vec<_> = batch.commands.iter().map(|c| c.words.join(" ")).collect();
+        assert_eq!(said, ["vf 0 set trust on vlan 5", "link set up"]);
+        assert_eq!(batch.lines, [3, 4]);
         for (text, line, says) in [
             (
                 "link set up\n\nvf 0 frob",

@@ -17,6 +17,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use vf_model::{MacAddr, Profile, SETTING_KEYS};
 use vf_nic::config::{CpuList, DeviceKind, PollMode, QmpOf, SocketMode};
 use vf_nic::metrics::MetricsAddress;
+use vf_nic::plane::MAX_QUEUE_PAIRS;
 
 use filter::FILTER_HELP;
 pub use filter::Filter;
@@ -30,6 +31,7 @@ pub use lab::{
 pub use line::{Line, joined};
 use netns::NETNS_HELP;
 pub use netns::Netns;
+use number::whole;
 use show::SHOW_HELP;
 #[cfg(feature = "top")]
 pub use show::Top;
@@ -252,7 +254,7 @@ pub struct Why {
     /// Which NIC.
     #[command(flatten)]
     pub at: Target,
-    /// Ask about the frames of a capture, in pcap or pcapng
+    /// Ask about the frames of a capture, in pcap or pcapng; - is standard input
     #[arg(long, value_name = "FILE")]
     pub pcap: Option<PathBuf>,
     /// Ask about this frame of the capture only, counted from 1
@@ -286,8 +288,10 @@ A frame is what is said of it, in any order, or its bytes:
   len BYTES   gso BYTES
   hex BYTES [len BYTES] [gso BYTES]
 What is left out is as plain as can be: the sender's own address, no tag, 60 bytes. It is the rules in force \
-that are asked: no frame is sent, nothing is counted. Left out is a limit on a sender's rate, which makes frames wait; of storm_control it is \
-said how many may be flooded, not how many are just now.
+that are asked: no frame is sent, nothing is counted. Told with it are a port without a cable, VFs without a guest, and impairments (netem, flap). \
+Left out is a limit on a sender's rate, which makes frames wait; of storm_control it is said how many may be flooded, not how many are just now. \
+What is longer than a frame can be and is TCP, as in a capture of a guest with TSO, is taken for a super-frame of segments as long as the MTU; \
+gso says another length.
 
 Examples:
   vfnic why from vf0 dst vf1
@@ -320,7 +324,8 @@ Ports may be several, of several NICs, and N a range such as 0-3; each is an int
 are as the guest sees them, on the wire as the NIC does, at the PF as the hypervisor does. At a VF and the PF frames \
 are as they pass: what is still to be segmented is whole, and checksums may be the receiver's to complete; on the wire they are as \
 it has them. Commands, switches of paths and guests that come and \
-go are comments of the frame that follows. What flow-type ... may say, tells 'vfnic filter --help'.
+go are comments of the frame that follows. What flow-type ... may say, tells 'vfnic filter --help'; src-port 80 and dst-port 80 are the two directions of \
+connections, and for both of them capture all and have the reader choose (tcpdump -r FILE port 80).
 
 It ends with Ctrl-C, the file whole. A NIC never waits for a capture: frames that the disk or reader is too slow for are counted, and \
 their number is printed at the end and is in the file. Who does not capture pays nothing; a VF that is captured may be slower.
@@ -394,7 +399,10 @@ const EXTCAP_HELP: &str = "\
 Wireshark looks for programs in its extcap folder, which 'tshark -G folders' names; a link to vfnic there is enough:
   mkdir -p ~/.local/lib/wireshark/extcap   # before Wireshark 4.2: ~/.config/wireshark/extcap
   ln -s \"$(command -v vfnic)\" ~/.local/lib/wireshark/extcap/vfnic
-The ports of the NICs that run are in the list then, after a look for new interfaces (F5).";
+The ports of the NICs that run are in the list then, after a look for new interfaces (F5). Those of a vfnic elsewhere (--socket-dir, the unit vfnic@NAME) \
+are, if in place of the link there is an executable file of two lines:
+  #!/bin/sh
+  exec vfnic extcap --ctl /run/vfnic/NAME/ctl.sock \"$@\"";
 
 /// What to look at of a NIC that runs.
 #[derive(Debug, Subcommand)]
@@ -430,7 +438,8 @@ Examples:
 
 const BATCH_HELP: &str = "\
 Each line is a vf, filter, link, bridge or fdb command without 'vfnic', and may begin with --nic NAME. What follows a # is a comment. If \
-one is refused, the line and the reason are said, and nothing is changed.
+one is refused, the line and the reason are said, and nothing is changed. A line that ends in \\ goes on in the next. A batch is one request, which \
+has room for some 1.5 MB of commands; what is more takes several.
 
 Example:
   vfnic batch - <<END
@@ -522,7 +531,7 @@ pub struct Run {
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// Number of VFs (of the first NIC)
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = whole::<u16>(1..=256))]
     pub vfs: Option<u16>,
     /// Workers of each NIC's direct path, a thread each: VF i is served by worker i modulo N [default: 1]
     #[arg(long, value_name = "N")]
@@ -569,7 +578,7 @@ pub struct Run {
     #[arg(long, value_name = "MAC")]
     pub mac_base: Option<MacAddr>,
     /// Queue pairs offered to each guest, which may use fewer [default: 8]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = whole::<u16>(1..=MAX_QUEUE_PAIRS.into()))]
     pub queue_pairs: Option<u16>,
     /// What a guest finds on each VF: virtio, or VFs of hardware, for the driver that is named [default: virtio]
     #[arg(long, value_enum, value_name = "DRIVER")]
@@ -700,6 +709,19 @@ mod tests {
         };
         assert_eq!(words.last().map(String::as_str), Some("-1"));
         assert_eq!(at.nic.as_deref(), Some("a"));
+        for verb in ["add", "delete"] {
+            let line = format!("vfnic netns {verb} blue vf 0 --nic a --ctl c");
+            let cli = parse(&line).unwrap();
+            let Command::Netns { at, command } = cli.command else {
+                panic!("{line}");
+            };
+            let (Netns::Add { words } | Netns::Delete { words }) = command else {
+                panic!("{line}");
+            };
+            assert_eq!(words.join(" "), "blue vf 0", "{line}");
+            assert_eq!(at.nic.as_deref(), Some("a"), "{line}");
+            assert!(at.ctl.is_some(), "{line}");
+        }
     }
 
     #[test]
@@ -708,6 +730,7 @@ mod tests {
             "vfnic link set --help",
             "vfnic vf 0 set --help",
             "vfnic fdb add -h",
+            "vfnic netns add blue vf 0 --help",
         ] {
             let kind = parse(line).unwrap_err().kind();
             assert_eq!(kind, clap::error::ErrorKind::DisplayHelp, "{line}");

@@ -29,6 +29,7 @@ pub(crate) fn filter(ctl: &Path, nic: Option<String>, filter: cli::Filter) -> Re
                     return Err(usage(format!("--nic {nic} and dev {of}: say one of them")));
                 }
                 ([word, ..], _) => {
+                    let word = word.escape_debug();
                     return Err(usage(format!("filter show '{word}': dev NIC or nothing")));
                 }
             };
@@ -83,7 +84,8 @@ fn show_all(ctl: &Path, nic: Option<&str>, json: bool) -> Result<(), Failure> {
 fn line(filter: &FilterLine) -> String {
     let words = &filter.words;
     match (filter.id, filter.driver) {
-        (Some(id), _) => format!("{words}  # id {id}\n"),
+        (Some(id), None) => format!("{words}  # id {id}\n"),
+        (Some(id), Some(vf)) => format!("{words}  # id {id}, of the driver of vf {vf}\n"),
         (None, Some(vf)) => {
             format!("# vf {vf}: its driver has {words} for what the VF receives\n")
         }

@@ -30,7 +30,6 @@ pub(crate) fn guest(ctl: &Path, nic: Option<&str>, args: &cli::Guest) -> Result<
             found.ok_or_else(|| usage(format!("no NIC '{nic}': there is {names}")))?
         }
     };
-    let ctl = std::path::absolute(ctl).unwrap_or_else(|_| ctl.to_owned());
     let port = |n: u16| {
         let Some(vf) = found.vfs.iter().find(|vf| vf.vf == n) else {
             let name = &found.name;
@@ -45,13 +44,8 @@ pub(crate) fn guest(ctl: &Path, nic: Option<&str>, args: &cli::Guest) -> Result<
                 args.queues, found.name, vf.queue_pairs
             )));
         }
-        let others = show.nics.iter().flat_map(|nic| &nic.vfs);
-        let others = others.map(|vf| Path::new(&vf.socket));
-        let others = others.chain([&*ctl]);
-        let socket = Path::new(&vf.socket);
-        let mut others = others.filter(|other| *other != socket);
         Ok(Port {
-            is_alone: others.all(|other| other.parent() != socket.parent()),
+            is_alone: is_alone(Path::new(&vf.socket)),
             socket: vf.socket.clone(),
             device: vf.device.clone(),
             listens: vf.socket_role != "client",
@@ -96,7 +90,7 @@ pub(crate) fn guest(ctl: &Path, nic: Option<&str>, args: &cli::Guest) -> Result<
 #[derive(Clone, Debug)]
 pub(crate) struct Port {
     socket: String,
-    /// Whether its folder has no other socket of vfnic's.
+    /// Whether it has its folder to itself.
     is_alone: bool,
     /// What its guest finds there.
     device: String,
@@ -120,6 +114,16 @@ impl Port {
     fn is_hardware(&self) -> bool {
         !["", "virtio"].contains(&self.device.as_str())
     }
+}
+
+/// Whether nothing is in a socket's folder but the socket itself: not the control socket, whatever its name, and no state. What cannot be looked
+/// into has more in it, for all that is known.
+fn is_alone(socket: &Path) -> bool {
+    let entries = socket.parent().map(std::fs::read_dir);
+    let Some(Ok(mut entries)) = entries else {
+        return false;
+    };
+    entries.all(|entry| entry.is_ok_and(|entry| entry.path() == socket))
 }
 
 /// What this machine has.
@@ -483,8 +487,8 @@ fn podman(out: &mut String, port: &Port) -> std::fmt::Result {
         false => {
             writeln!(
                 out,
-                "# It has this one socket of those in the folder, so start it again when vfnic was. It need not be if the socket has a folder of its own,\n\
-                 # which is there before vfnic starts: [[nic.vf]] index = N, socket = \"/FOLDER/vf.sock\"."
+                "# It has this one socket of what is in the folder, so start it again when vfnic was. It need not be if the socket has a folder of its own,\n\
+                 # which is there, and empty, before vfnic starts: [[nic.vf]] index = N, socket = \"/FOLDER/vf.sock\"."
             )?;
             (port.socket.as_str(), format!("/vfnic/{name}"))
         }
@@ -500,6 +504,21 @@ fn podman(out: &mut String, port: &Port) -> std::fmt::Result {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_socket_with_anything_beside_it_is_not_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("vf.sock");
+        std::fs::write(&socket, "").unwrap();
+        assert!(is_alone(&socket));
+        // A control socket by another name, or the folder of one.
+        std::os::unix::fs::symlink("/run/vfnic/ctl.sock", dir.path().join("c")).unwrap();
+        assert!(!is_alone(&socket));
+        std::fs::remove_file(dir.path().join("c")).unwrap();
+        std::fs::create_dir(dir.path().join("d")).unwrap();
+        assert!(!is_alone(&socket));
+        assert!(!is_alone(Path::new("/nowhere/vf.sock")));
+    }
 
     fn port() -> Port {
         Port {

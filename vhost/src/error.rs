@@ -6,6 +6,7 @@
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
+use rustix::io::Errno;
 use thiserror::Error;
 
 use crate::eventfd::EventFdError;
@@ -229,6 +230,9 @@ fn reason(path: &Path, error: &io::Error) -> String {
             )
         }
         ErrorKind::NotFound => "there is no such folder".to_owned(),
+        _ if Errno::from_io_error(error) == Some(Errno::MFILE) => {
+            format!("{error}: raise the limit (LimitNOFILE= of the unit, or 'ulimit -Hn')")
+        }
         _ => error.to_string(),
     }
 }

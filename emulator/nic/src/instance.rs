@@ -1,6 +1,7 @@
 //! One host: a NIC, its hypervisor, and the sockets of its VFs. Knows which plane has which rings and moves them; judges
 //! no frame and waits on nothing.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use vf_model::{
@@ -265,10 +266,8 @@ impl NicInstance {
     pub fn set_policy(&mut self, policy: Policy) -> Vec<String> {
         let before = self.policies.load();
         let now = self.clock.now();
-        if put_in_force(&self.policies, policy, &self.workers, &self.hypervisor, now) {
-            // Before a frame goes the new way.
-            self.tell_paths();
-        }
+        put_in_force(&self.policies, policy, &self.workers, &self.hypervisor, now);
+        self.tell_paths();
         self.note_paths();
         self.note_flap();
         self.show_guests(&before)
@@ -333,16 +332,26 @@ impl NicInstance {
         notes.iter().map(|note| format!("{name}: {note}")).collect()
     }
 
-    /// The NIC's filters, those that win first, with the frames that each has decided on.
+    /// The NIC's filters, those that win first, with the VF whose driver has put it in, if one has, and the frames that each has decided on.
     #[must_use]
-    pub fn filters(&self) -> Vec<(NumberedFilter, Option<u64>)> {
+    pub fn filters(&self) -> Vec<(NumberedFilter, Option<VfIndex>, Option<u64>)> {
         let policy = self.policies.load();
+        let mut of_drivers = HashMap::new();
+        for vf in (0..policy.num_vfs()).map(VfIndex::from) {
+            let own = policy.driver_filters(vf).iter();
+            let own = own.filter(|filter| filter.is_in_table());
+            let counters = own.filter_map(|filter| policy.driver_filter_counter(vf, filter));
+            of_drivers.extend(counters.map(|counter| (counter, vf)));
+        }
         let filters = policy.all_filters().numbered();
-        let hits = |filter: &NumberedFilter| {
-            let counter = policy.filter_counter(filter)?;
-            Some(self.statistics.hits(counter))
-        };
-        filters.map(|filter| (filter, hits(&filter))).collect()
+        filters
+            .map(|filter| {
+                let counter = policy.filter_counter(&filter);
+                let driver = counter.and_then(|counter| of_drivers.get(&counter).copied());
+                let hits = counter.map(|counter| self.statistics.hits(counter));
+                (filter, driver, hits)
+            })
+            .collect()
     }
 
     /// Filters that drivers have for frames which their VFs receive, and that lie in no table of the NIC, likewise.
@@ -420,16 +429,15 @@ fn publish(
     }
 }
 
-/// Puts a policy in force that may move frames from one plane to another; whether it did, so that planes stopped for it.
+/// Puts a policy in force that may move frames from one plane to another; planes stop for it only if it does.
 fn put_in_force(
     policies: &PolicyCell,
     policy: Policy,
     workers: &[PlaneHandle<DirectPlane>],
     hypervisor: &PlaneHandle<MediatedPlane>,
     now: Nanos,
-) -> bool {
-    let moves = policy.moves_frames(&policies.load());
-    if moves {
+) {
+    if policy.moves_frames(&policies.load()) {
         let mut workers: Vec<_> = workers.iter().map(PlaneHandle::borrow).collect();
         plane::switch_paths(
             now,
@@ -441,5 +449,4 @@ fn put_in_force(
     } else {
         publish(policies, policy, workers, hypervisor);
     }
-    moves
 }

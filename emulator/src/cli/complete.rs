@@ -24,6 +24,8 @@ struct Nic {
     name: String,
     /// Its VFs, each with its address.
     vfs: Vec<(u16, String)>,
+    /// The namespaces that are on them.
+    netns: Vec<String>,
 }
 
 /// Asks for those that are meant.
@@ -52,7 +54,7 @@ fn with_offers(command: Command, path: &[&str]) -> Command {
 /// What is offered for an argument of a command, by the names that both have in [`Cli`].
 fn offer_for(command: &[&str], arg: &str) -> Option<Offered> {
     Some(match (command, arg) {
-        ([_, ..], "nic") => nics,
+        (_, "nic") => nics,
         (["guest"], "functions") | (["show"], "vfs") => vfs,
         (["vf"], "words") => vf_words,
         (["link"], "words") => link_words,
@@ -61,7 +63,8 @@ fn offer_for(command: &[&str], arg: &str) -> Option<Offered> {
         (["bridge"], "words") => bridge_words,
         (["fdb"], "words") => fdb_words,
         (["why"], "words") => why_words,
-        (["netns", _], "words") => netns_words,
+        (["netns", "add"], "words") => netns_words,
+        (["netns", "delete"], "words") => netns_gone_words,
         (["run"] | ["experiment"] | ["scenario", "run"] | ["profile", "show"], "profile")
         | (["profile", "diff"], "a" | "b") => profiles,
         #[cfg(feature = "lab")]
@@ -105,9 +108,14 @@ fn why_words(current: &OsStr) -> Vec<CompletionCandidate> {
     behind_the_command(current, of_why)
 }
 
-/// For the words of `netns add` and `netns delete`.
+/// For the words of `netns add`.
 fn netns_words(current: &OsStr) -> Vec<CompletionCandidate> {
     behind_the_command(current, of_netns)
+}
+
+/// For the words of `netns delete`.
+fn netns_gone_words(current: &OsStr) -> Vec<CompletionCandidate> {
+    behind_the_command(current, of_netns_gone)
 }
 
 /// The number of a VF.
@@ -184,6 +192,8 @@ fn of_vf(before: &[&str], running: Running<'_>) -> Offer {
         [] => vfs_of(running),
         [_] => words(&["set", "mac", "vlan", "rss", "reset", "request"]),
         [_, "mac" | "vlan"] => words(&["add", "del"]),
+        [_, "set", "netem", said @ ..] => netem(said),
+        [_, "set", .., "mirror"] => [vfs_of(running), words(&["none"])].concat(),
         [_, "set", said @ ..] => match said.chunks(2).next_back() {
             Some([key]) => values(key),
             _ => {
@@ -226,7 +236,22 @@ fn of_link(before: &[&str], running: Running<'_>) -> Offer {
         }
         [.., "carrier"] => words(&["on", "off"]),
         [.., "hwmode"] => words(&["veb", "vepa", "floating", "none"]),
-        [.., "netem"] => words(&["egress", "ingress", "both", "none", "delay", "loss", "rate"]),
+        ["set", "netem", said @ ..] | ["set", "dev", _, "netem", said @ ..] => netem(said),
+        _ => Vec::new(),
+    }
+}
+
+/// What may follow `netem`, where no value does.
+fn netem(said: &[&str]) -> Offer {
+    const WAYS: [&str; 3] = ["egress", "ingress", "both"];
+    const SPEC: [&str; 6] = ["delay", "loss", "duplicate", "corrupt", "reorder", "rate"];
+    match said {
+        [] => words(&[&WAYS[..], &["none"], &SPEC].concat()),
+        [way] if WAYS.contains(way) => words(&[&["none"], &SPEC[..]].concat()),
+        [.., last] if last.starts_with(|c: char| c.is_ascii_digit()) => {
+            let unsaid = SPEC.iter().filter(|word| !said.contains(word));
+            unsaid.map(|word| plain(*word)).collect()
+        }
         _ => Vec::new(),
     }
 }
@@ -353,6 +378,21 @@ fn of_netns(before: &[&str], running: Running<'_>) -> Offer {
     }
 }
 
+/// Those that are on VFs.
+fn of_netns_gone(before: &[&str], running: Running<'_>) -> Offer {
+    match before {
+        [] => {
+            let mut on_vfs: Vec<_> = running().into_iter().flat_map(|nic| nic.netns).collect();
+            on_vfs.sort_unstable();
+            on_vfs.dedup();
+            on_vfs.into_iter().map(plain).collect()
+        }
+        [_, "vf"] => vfs_of(running),
+        [_] => words(&["vf"]),
+        _ => Vec::new(),
+    }
+}
+
 /// Values of a setting, where they are words and not of a kind.
 fn values(key: &str) -> Offer {
     let key = SETTING_KEYS.iter().find(|known| known.name == key);
@@ -387,6 +427,7 @@ fn running(line: &Line) -> Vec<Nic> {
     let nics = show.nics.into_iter().filter(|nic| is_meant(&nic.name));
     let nics = nics.map(|nic| Nic {
         name: nic.name,
+        netns: nic.vfs.iter().filter_map(|vf| vf.netns.clone()).collect(),
         vfs: nic
             .vfs
             .into_iter()
@@ -418,6 +459,7 @@ mod tests {
         let nic = |name: &str, vfs: u16| Nic {
             name: name.to_owned(),
             vfs: (0..vfs).map(|vf| (vf, String::new())).collect(),
+            netns: vec!["blue".to_owned()],
         };
         vec![nic("a", 2), nic("b", 1)]
     }
@@ -498,6 +540,12 @@ mod tests {
         assert_eq!(nobody("0 set vlan", ""), [""; 0], "a number");
         assert_eq!(nobody("0 vlan", ""), ["add", "del"]);
         assert_eq!(nobody("0 reset", ""), [""; 0]);
+        assert_eq!(nobody("0 set netem", "e"), ["egress"]);
+        assert_eq!(nobody("0 set netem ingress", "d"), ["delay", "duplicate"]);
+        assert_eq!(nobody("0 set netem delay", ""), [""; 0], "a time");
+        assert_eq!(nobody("0 set netem delay 1ms", "l"), ["loss"]);
+        let mirror = offered(of_vf, two_nics, "0 set mirror", "");
+        assert_eq!(mirror, ["0", "1", "none"]);
     }
 
     #[test]
@@ -550,5 +598,9 @@ mod tests {
         assert_eq!(netns("blue", ""), ["vf"]);
         assert_eq!(netns("blue vf", "1"), ["1"]);
         assert_eq!(netns("blue vf 0", ""), ["name"]);
+        let gone = |before, current| offered(of_netns_gone, two_nics, before, current);
+        assert_eq!(gone("", ""), ["blue"]);
+        assert_eq!(gone("blue vf", "1"), ["1"]);
+        assert_eq!(gone("blue vf 0", ""), [""; 0]);
     }
 }

@@ -259,7 +259,9 @@ fn whole_vf(out: &mut String, vf: &ShowVf) -> fmt::Result {
     wrapped(out, 6, "mtu", [vf.mtu.to_string()])?;
     if let Some(tap) = &vf.tap {
         let netns = vf.netns.as_ref().map(|netns| format!("in netns {netns}"));
-        wrapped(out, 6, "tap", [tap.clone()].into_iter().chain(netns))?;
+        let gone = (!vf.connected).then(|| "gone".to_owned());
+        let tap = [tap.clone()].into_iter().chain(netns).chain(gone);
+        wrapped(out, 6, "tap", tap)?;
     }
     let socket = match vf.connected {
         true => format!("{} rings started", vf.rings),
@@ -425,31 +427,44 @@ fn passed(
     writeln!(out, "{:indent$}{name:<NAME$} rx {rx}  tx {tx}", "")
 }
 
-/// Items with commas between them behind a name, on as many lines as they need; none if there are none.
+/// Items with commas between them behind a name, on as many lines as they need; none if there are none. One that is longer than a line is broken at
+/// its blanks.
 pub(super) fn wrapped(
     out: &mut String,
     indent: usize,
     name: &str,
     items: impl IntoIterator<Item = String>,
 ) -> fmt::Result {
-    let mut items = items.into_iter();
-    let Some(first) = items.next() else {
+    let mut items = items.into_iter().peekable();
+    if items.peek().is_none() {
         return Ok(());
-    };
+    }
     let name = match indent {
         0 => name.to_owned(),
         _ => format!("{name:<NAME$}"),
     };
-    let mut line = format!("{:indent$}{name} {first}", "");
-    for item in items {
-        line.push(',');
-        if line.chars().count() + 2 + item.chars().count() > COLUMNS {
-            writeln!(out, "{line}")?;
-            let more = if indent == 0 { 2 } else { indent + NAME };
-            line = " ".repeat(more);
+    let more = if indent == 0 { 2 } else { indent + NAME };
+    let mut line = format!("{:indent$}{name}", "");
+    let mut is_first = true;
+    while let Some(item) = items.next() {
+        // A blank in front and a comma behind.
+        let fits = |line: usize, part: &str| line + 2 + part.chars().count() <= COLUMNS;
+        let parts: Vec<_> = match fits(more, &item) {
+            true => vec![item.as_str()],
+            false => item.split(' ').collect(),
+        };
+        for part in parts {
+            if !is_first && !fits(line.chars().count(), part) {
+                writeln!(out, "{line}")?;
+                line = " ".repeat(more);
+            }
+            is_first = false;
+            line.push(' ');
+            line += part;
         }
-        line.push(' ');
-        line += &item;
+        if items.peek().is_some() {
+            line.push(',');
+        }
     }
     writeln!(out, "{line}")
 }
@@ -528,12 +543,16 @@ pub(crate) fn rules(nic: &str, filters: &[FilterLine]) -> String {
     } in filters
     {
         let (id, note) = match (id, driver) {
-            (Some(id), _) => (id.to_string(), ""),
+            (Some(id), None) => (id.to_string(), String::new()),
+            (Some(id), Some(vf)) => (id.to_string(), format!("  # of the driver of vf {vf}")),
             (None, Some(vf)) => (
                 format!("vf {vf}"),
-                "  # its driver's, for what the VF receives",
+                "  # its driver's, for what the VF receives".to_owned(),
             ),
-            (None, None) => ("-".to_owned(), "  # waits for the one above to be deleted"),
+            (None, None) => (
+                "-".to_owned(),
+                "  # waits for the one above to be deleted".to_owned(),
+            ),
         };
         let hits = hits.map_or_else(|| "-".to_owned(), |hits| hits.to_string());
         out += &format!("{id:>8} {hits:>12}  {words}{note}\n");
@@ -674,6 +693,33 @@ worker-a: 20 packets, 50.0 ns each, 1.00 copies each,
    0 handed over, 0 wake-ups, 0 notifications sent, 0 suppressed
 "
         );
+    }
+
+    #[test]
+    fn what_is_longer_than_a_line_is_broken_at_its_blanks() {
+        let mut show = show(1);
+        let remotes = ["remote 2001:db8::1"; 4].join(" ");
+        show.nics[0].uplink = format!("vxlan id 7 local 2001:db8::9 {remotes} netem delay 10ms");
+        show.nics[0].name = "n".repeat(40);
+        let said = text(&show, &Detail::All);
+        assert!(narrow(&said), "{said}");
+        let words: Vec<_> = said.split_whitespace().collect();
+        assert!(words.join(" ").contains(&show.nics[0].uplink), "{said}");
+    }
+
+    #[test]
+    fn the_tap_that_is_gone_is_told_as_such() {
+        let mut show = show(1);
+        let vf = &mut show.nics[0].vfs[0];
+        (vf.tap, vf.netns) = (Some("eth0".to_owned()), Some("blue".to_owned()));
+        let said = text(&show, &Detail::All);
+        assert!(
+            said.contains("tap       eth0, in netns blue, gone\n"),
+            "{said}"
+        );
+        show.nics[0].vfs[0].connected = true;
+        let said = text(&show, &Detail::All);
+        assert!(said.contains("tap       eth0, in netns blue\n"), "{said}");
     }
 
     #[test]

@@ -428,6 +428,11 @@ fn a_monitor_tells_of_guests_commands_paths_and_drops() {
         (&path["vf"], &path["path"]),
         (&0.into(), &"mediated".into())
     );
+    // No ring moves from direct to auto.
+    for path in ["direct", "auto", "mediated"] {
+        emulator.does(&format!("vf 0 set path {path}"));
+        assert_eq!(next("path")["path"], path);
+    }
     emulator.does("vf 0 set spoofchk on");
     let mut spoofed = a.frame(b.mac, 100);
     spoofed[6..12].copy_from_slice(&[2, 0, 0, 0, 0, 9]);

@@ -253,7 +253,7 @@ fn a_wrong_word_is_told_with_the_help_of_its_command() {
         ("shw", "(see 'vfnic --help'"),
         (
             "run --vfs many",
-            "a whole number is wanted (see 'vfnic run --help'",
+            "a whole number from 1 to 256 is wanted (see 'vfnic run --help'",
         ),
         ("check paths --ratee 1", "(see 'vfnic check paths --help'"),
     ] {

@@ -43,6 +43,7 @@ fn vfs_are_those_of_the_nic_that_is_meant_wherever_that_is_said() {
             &["0", "1"],
         ),
         ("vfnic link set dev --ctl CTL", &["a", "b"]),
+        ("vfnic --ctl CTL --nic", &["a", "b"]),
     ] {
         assert_eq!(offered(&emulator, said), vfs, "{said}");
     }

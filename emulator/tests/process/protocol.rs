@@ -43,6 +43,21 @@ fn a_client_learns_the_version_or_why_it_cannot_go_on() {
         );
         assert!(why.contains(&says) && !why.contains('\n'), "{why}");
     }
+    // A key that says nothing here was meant to say something.
+    for (request, key) in [
+        (
+            json!({"capture": {"words": ["vf", "0"], "drop": true}}),
+            "`drop`",
+        ),
+        (json!({"monitor": {"drop": true}}), "`drop`"),
+        (
+            json!({"command": {"words": ["link", "set", "up"], "dev": "a"}}),
+            "`dev`",
+        ),
+    ] {
+        let answer = ask(request);
+        assert!(refusal(&answer).contains(key), "{answer}");
+    }
     let unknown = ask(json!({ "numvfs": 4 }));
     let why = refusal(&unknown);
     assert!(why.contains("'numvfs'"), "{why}");

@@ -28,7 +28,7 @@ pub(crate) const MOST_BROUGHT: usize = MAX_QUEUE_PAIRS as usize;
 
 /// What a client asks.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Request {
     /// Which version of the protocol the two have in common.
     Hello {
@@ -95,6 +95,7 @@ pub enum Request {
 
 /// Words for a NIC: an administrator's command, or a question.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct NicCommand {
     /// Which NIC; may be left out when there is one.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -105,6 +106,7 @@ pub struct NicCommand {
 
 /// Which tap is to be on which VF.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct AttachTap {
     /// Which NIC; may be left out when there is one.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -120,6 +122,7 @@ pub struct AttachTap {
 
 /// What is to be captured.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct CaptureRequest {
     /// Which NIC; may be left out when there is one, or when the words name it.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -195,7 +198,7 @@ pub struct FilterLine {
     pub id: Option<u32>,
     /// The words that add it.
     pub words: String,
-    /// The VF whose driver has it for frames that the VF receives; it is not in the NIC's table.
+    /// The VF whose driver has it: with an id it is in the NIC's table, and without it is for frames that the VF receives.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub driver: Option<u8>,
     /// Frames that it has decided on, on either path; none of one that waits, and of one that path `auto` has learned.
@@ -203,12 +206,12 @@ pub struct FilterLine {
     pub hits: Option<u64>,
 }
 
-impl From<(NumberedFilter, Option<u64>)> for FilterLine {
-    fn from((filter, hits): (NumberedFilter, Option<u64>)) -> FilterLine {
+impl From<(NumberedFilter, Option<VfIndex>, Option<u64>)> for FilterLine {
+    fn from((filter, driver, hits): (NumberedFilter, Option<VfIndex>, Option<u64>)) -> FilterLine {
         FilterLine {
             id: filter.id.map(|id| id.0),
             words: filter.spec.to_string(),
-            driver: None,
+            driver: driver.map(|vf| vf.0),
             hits,
         }
     }

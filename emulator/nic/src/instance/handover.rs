@@ -138,7 +138,7 @@ impl NicInstance {
             hits: self
                 .filters()
                 .into_iter()
-                .filter_map(|(filter, hits)| Some((filter.spec.to_string(), hits?)))
+                .filter_map(|(filter, _, hits)| Some((filter.spec.to_string(), hits?)))
                 .filter(|(_, hits)| *hits > 0)
                 .collect(),
             waiting: waiting.iter().map(|frame| frame.save(bytes)).collect(),
