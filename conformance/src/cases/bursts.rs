@@ -3,9 +3,9 @@
 
 use std::time::{Duration, Instant};
 
-use crate::bench::{Bench, DEADLINE, Link, QUIET, without};
+use crate::bench::{Bench, DEADLINE, Link, QUIET, with, without};
 use crate::case::{Case, Level, Need};
-use crate::cases::control::{BROADCAST, MQ, controlled_pairs};
+use crate::cases::control::{ALL, BROADCAST, MQ, controlled_pairs};
 use crate::cases::filter::{TCP, UDP};
 use crate::cases::vf::{ADMIN, FOREIGN, tagged};
 use crate::control::{obeyed, queue_pairs, vlan};
@@ -31,29 +31,16 @@ pub(super) const CASES: &[Case] = &[
         source: "V 5.1.9.5.6 Automatic receive steering in multiqueue mode; Linux aRFS, RSS",
         sent: "A frame of each of 32 flows, one after the other, and then eight times one of each with a single kick, to a driver that has chosen two pairs.",
         expected: "Those of a flow come in the pair that its first came in, whatever is sent beside them.",
-        run: |bench| {
-            let mut link = controlled_pairs(bench, PAIRS)?;
-            obeyed(link.receiver(), &queue_pairs(PAIRS))?;
-            let mut alone = Vec::new();
-            for flow in 0..FLOWS {
-                let frame = link.frame_of_flow(flow);
-                link.send(&frame)?;
-                alone.push(link.arrives_on(&frame, PAIRS.into())?);
-            }
-            for _ in 0..8 {
-                let frames: Vec<_> = (0..FLOWS).map(|flow| link.frame_of_flow(flow)).collect();
-                for (flow, pair) in pairs_of(&mut link, &frames)?.into_iter().enumerate() {
-                    ensure(
-                        pair.is_none_or(|pair| pair == alone[flow]),
-                        format_args!(
-                            "flow {flow} came in pair {}, and in pair {pair:?} among others",
-                            alone[flow]
-                        ),
-                    )?;
-                }
-            }
-            Ok(Seen::Conforms)
-        },
+        run: |bench| burst_keeps_pairs(bench, 1),
+    },
+    Case {
+        id: "control/burst-of-pairs-keeps-pairs",
+        level: Level::Model,
+        needs: &[Need::Control, MQ, Need::Peer, Need::Pairs(2)],
+        source: "V 5.1.9.5.6 Automatic receive steering in multiqueue mode; Linux aRFS, RSS",
+        sent: "The same by a driver that has two pairs itself.",
+        expected: "The same: how many pairs a sender has is no matter of its receiver's.",
+        run: |bench| burst_keeps_pairs(bench, PAIRS),
     },
     Case {
         id: "control/fragments-keep-pair",
@@ -340,6 +327,39 @@ pub(super) const CASES: &[Case] = &[
         },
     },
 ];
+
+/// Flows by a sender of so many pairs, one by one and in bursts.
+fn burst_keeps_pairs(bench: &Bench, sending: u16) -> Result<Seen, Failure> {
+    let sender = NetConfig {
+        queue_pairs: sending,
+        ..NetConfig::default()
+    };
+    let receiver = NetConfig {
+        queue_pairs: PAIRS,
+        ..with(ALL)
+    };
+    let mut link = bench.link_of(&sender, &receiver)?;
+    obeyed(link.receiver(), &queue_pairs(PAIRS))?;
+    let mut alone = Vec::new();
+    for flow in 0..FLOWS {
+        let frame = link.frame_of_flow(flow);
+        link.send(&frame)?;
+        alone.push(link.arrives_on(&frame, PAIRS.into())?);
+    }
+    for _ in 0..8 {
+        let frames: Vec<_> = (0..FLOWS).map(|flow| link.frame_of_flow(flow)).collect();
+        for (flow, pair) in pairs_of(&mut link, &frames)?.into_iter().enumerate() {
+            ensure(
+                pair.is_none_or(|pair| pair == alone[flow]),
+                format_args!(
+                    "flow {flow} came in pair {}, and in pair {pair:?} among others",
+                    alone[flow]
+                ),
+            )?;
+        }
+    }
+    Ok(Seen::Conforms)
+}
 
 /// In which pair each of these frames comes, which are sent with one kick; `None`: it is lost.
 fn pairs_of(link: &mut Link, frames: &[Vec<u8>]) -> Result<Vec<Option<usize>>, Failure> {
