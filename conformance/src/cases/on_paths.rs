@@ -69,7 +69,6 @@ pub(super) const CASES: &[Case] = again! {
     "path/filter-each-field": "filter/match-each-field" on MEDIATED, needs;
     "path/filter-egress-while-running": "filter/egress-while-running" on MEDIATED, needs;
     "path/enabled-whatever-the-link": "link/vf-enable" on MEDIATED, needs;
-    "path/unfit-in-burst": "net/unfit-in-burst" on MEDIATED, needs;
     "path/counters-of-too-long": "vf/counters-of-too-long" on MIXED, needs MTU, Need::Protocol(NET_MTU, "NET_MTU");
 };
 

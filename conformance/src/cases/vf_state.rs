@@ -350,7 +350,7 @@ pub(super) const CASES: &[Case] = &[
         level: Level::Model,
         needs: &[ADMIN, Need::Peer],
         source: "ip-link(8) vf vlan, proto 802.1ad; IEEE 802.1Q-2018 6.9 (S-VLANs are not C-VLANs), 9.6",
-        sent: "Frames of a VF in no VLAN to one in port VLAN 10 of 802.1ad, to its address, to a group and to all, with an S-TAG of 10 and of 11 and with a C-TAG of 10; and frames of that VF to one in no VLAN.",
+        sent: "Frames of a VF in no VLAN to one in port VLAN 10 of 802.1ad, to its address, to a group and to all, with an S-TAG of 10 and of 11, with a C-TAG of 10 and with a tag of 0x9100 and 10; and frames of that VF to one in no VLAN.",
         expected: "Those with the S-TAG of 10 alone arrive, without it, and those the other way come with it: the VLAN of customers with that number is another one.",
         run: |bench| {
             const SERVICE: u16 = 0x88a8;
@@ -360,6 +360,7 @@ pub(super) const CASES: &[Case] = &[
                 for (kind, vid, does) in [
                     (SERVICE, 10, true),
                     (0x8100, 10, false),
+                    (0x9100, 10, false),
                     (SERVICE, 11, false),
                 ] {
                     let mut plain = link.frame(100);
@@ -375,6 +376,27 @@ pub(super) const CASES: &[Case] = &[
             let frame = link.frame(100);
             link.send(&frame)?;
             is_seen(&mut link, &tagged(&frame, SERVICE, 10), true)?;
+            Ok(Seen::Conforms)
+        },
+    },
+    Case {
+        id: "vf/vlan-list-service-tags",
+        level: Level::Model,
+        needs: &[ADMIN, Need::Peer],
+        source: "IEEE 802.1Q-2018 6.9, 9.6 (S-VLANs are not C-VLANs); docs of the back end",
+        sent: "Frames with a C-TAG, an S-TAG and a tag of 0x9100, each of VLAN 5, to and by a VF that is a member of VLAN 5.",
+        expected: "Those with the C-TAG alone arrive: it is a member of no other VLAN with that number.",
+        run: |bench| {
+            for vf in 0..2 {
+                bench.administer("reset")?;
+                bench.administer(&format!("vf {vf} vlan add 5"))?;
+                let mut link = bench.link(&NetConfig::default())?;
+                for (kind, does) in [(0x8100, true), (0x88a8, false), (0x9100, false)] {
+                    let frame = tagged(&link.frame(100), kind, 5);
+                    link.send(&frame)?;
+                    is_seen(&mut link, &frame, does)?;
+                }
+            }
             Ok(Seen::Conforms)
         },
     },
