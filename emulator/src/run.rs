@@ -182,7 +182,7 @@ pub(crate) fn serve(mut server: Server, ready: Ready) -> Result<(), Failure> {
         // What would be removed or closed is the other process' now.
         std::mem::forget((server, ready));
     } else {
-        // Before the first socket goes.
+        // The file `ready` goes before the first socket does.
         drop(ready);
     }
     outcome
@@ -195,10 +195,16 @@ fn machine_id() -> String {
         "/var/lib/dbus/machine-id",
         "/etc/hostname",
     ];
-    let mut ids = files
+    let texts = files
         .iter()
         .filter_map(|file| std::fs::read_to_string(file).ok());
-    ids.find(|id| !id.trim().is_empty()).unwrap_or_default()
+    first_id(texts).unwrap_or_default()
+}
+
+/// The first text that names this machine. An image has an empty file or the word `uninitialized` in place of an id until it is booted for the
+/// first time (machine-id(5)); all machines made from it have that in common.
+fn first_id(mut texts: impl Iterator<Item = String>) -> Option<String> {
+    texts.find(|text| !matches!(text.trim(), "" | "uninitialized"))
 }
 
 /// Where a service manager has this service keep its state (systemd.exec(5), `StateDirectory=`): the first folder, if it names several.
@@ -218,7 +224,7 @@ fn welcome(server: &Server, ctl: &Path) -> String {
     });
     let nics: Vec<_> = nics.collect();
     let several = if nics.len() > 1 { " --nic NAME" } else { "" };
-    // Said where it would not be found.
+    // Commands look in the default folder by themselves; another path is printed.
     let ctl = match ctl == default_socket_dir().join("ctl.sock") {
         true => String::new(),
         false => format!(" --ctl {}", ctl.display()),
@@ -227,4 +233,27 @@ fn welcome(server: &Server, ctl: &Path) -> String {
         "{}\nnext: vfnic{ctl} guest 0{several} [--for qemu|libvirt|...] prints what starts a guest; vfnic{ctl} show\n",
         nics.join("; ")
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::first_id;
+
+    #[test]
+    fn an_image_that_was_not_booted_yet_gives_its_machines_no_common_id() {
+        let id = |texts: [&str; 3]| first_id(texts.into_iter().map(String::from));
+        assert_eq!(
+            id(["uninitialized\n", "", "hosta\n"]).as_deref(),
+            Some("hosta\n")
+        );
+        assert_eq!(
+            id(["\n", "uninitialized", "hostb\n"]).as_deref(),
+            Some("hostb\n")
+        );
+        assert_eq!(
+            id(["0123abcd\n", "", "hosta\n"]).as_deref(),
+            Some("0123abcd\n")
+        );
+        assert_eq!(id(["uninitialized\n", "", ""]), None);
+    }
 }
