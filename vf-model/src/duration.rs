@@ -1,5 +1,5 @@
 //! How a user writes a time, and how one is shown: `1.5s`, `200ms`, `20us`, `500ns`. Exact to the nanosecond. Below it, decimal
-//! numbers that are exact. Reads no clock.
+//! numbers that are exact, and bits a second. Reads no clock.
 
 use std::fmt;
 
@@ -30,6 +30,23 @@ impl Duration {
         let ns = parse_decimal(number, *scale)?;
         (ns <= LONGEST.0).then_some(Duration(Nanos(ns)))
     }
+}
+
+/// Bits a second as tc writes them (tc(8), RATES): `10gbit`, `1.5g`, `100mbit`; a bare number is bits. Exact; capitals are the same. Bounds are for
+/// whoever asks.
+#[must_use]
+pub fn bits_per_second(text: &str) -> Option<u64> {
+    let at = text.find(|c: char| !c.is_ascii_digit() && c != '.');
+    let (number, unit) = text.split_at(at.unwrap_or(text.len()));
+    let scale = match unit.to_ascii_lowercase().as_str() {
+        "" | "bit" => 1,
+        "k" | "kbit" => 1_000,
+        "m" | "mbit" => 1_000_000,
+        "g" | "gbit" => 1_000_000_000,
+        "t" | "tbit" => 1_000_000_000_000,
+        _ => return None,
+    };
+    parse_decimal(number, scale)
 }
 
 /// A decimal number as a multiple of `1/scale`, a power of ten; none if it is not one exactly.
@@ -125,6 +142,28 @@ mod tests {
             "1.5ss",
         ] {
             assert_eq!(Duration::parse(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn rates_are_exact_and_have_one_unit() {
+        for (text, bps) in [
+            ("10G", Some(10_000_000_000)),
+            ("10gbit", Some(10_000_000_000)),
+            ("1.5Mbit", Some(1_500_000)),
+            ("0.01t", Some(10_000_000_000)),
+            ("1000", Some(1000)),
+            ("8bit", Some(8)),
+            ("10Gbitbit", None),
+            ("10gg", None),
+            ("1e9", None),
+            ("0.5", None),
+            ("G", None),
+            ("-1G", None),
+            ("", None),
+            ("99999999999999T", None),
+        ] {
+            assert_eq!(bits_per_second(text), bps, "{text}");
         }
     }
 

@@ -5,7 +5,7 @@ use std::iter::Peekable;
 use std::str::{FromStr, SplitWhitespace};
 use std::sync::Arc;
 
-use crate::duration::{Duration, parse_decimal};
+use crate::duration::{Duration, bits_per_second};
 use crate::netem::{Distribution, Flap, Loss, NetemSpec, NetemWay, Odds, Percent};
 use crate::refusal::Refusal;
 use crate::time::Nanos;
@@ -199,19 +199,9 @@ fn size(text: &str) -> Option<u64> {
         .then_some(bytes)
 }
 
-/// Bits a second as tc writes them: `100mbit`, `1.5gbit`, and without `bit` as the rate of a wire is written.
+/// Bits a second, within bounds.
 fn rate(text: &str) -> Option<u64> {
-    let at = text.find(|c: char| !c.is_ascii_digit() && c != '.');
-    let (number, unit) = text.split_at(at.unwrap_or(text.len()));
-    let scale = match unit.to_ascii_lowercase().as_str() {
-        "" | "bit" => 1,
-        "k" | "kbit" => 1000,
-        "m" | "mbit" => 1_000_000,
-        "g" | "gbit" => 1_000_000_000,
-        "t" | "tbit" => 1_000_000_000_000,
-        _ => return None,
-    };
-    parse_decimal(number, scale).filter(|bps| RATES.contains(bps))
+    bits_per_second(text).filter(|bps| RATES.contains(bps))
 }
 
 /// The words of impairments in a command: `[netem] [egress|ingress|both] WORDS|none`. Egress unless it is said, as tc has it; `none` is both.

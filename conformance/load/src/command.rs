@@ -218,14 +218,12 @@ enum Device {
     Ixgbevf,
 }
 
-/// A rate with `k` or `M`.
+/// A rate, with one of `k` and `M` or none.
 fn rate(text: &str) -> Result<f64, String> {
-    let (number, factor) = match text.strip_suffix('M') {
-        Some(number) => (number, 1e6),
-        None => (
-            text.trim_end_matches('k'),
-            if text.ends_with('k') { 1e3 } else { 1.0 },
-        ),
+    let (number, factor) = match (text.strip_suffix('k'), text.strip_suffix('M')) {
+        (Some(number), _) => (number, 1e3),
+        (_, Some(number)) => (number, 1e6),
+        _ => (text, 1.0),
     };
     match number.parse::<f64>() {
         Ok(number) if number > 0.0 && number.is_finite() => Ok(number * factor),

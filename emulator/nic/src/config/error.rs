@@ -180,7 +180,7 @@ pub enum ConfigError {
         why: &'static str,
     },
     /// A rate that cannot be read.
-    #[error("rate '{0}': a number of bits a second with K, M or G, such as 10G, 1M to 10000G")]
+    #[error("rate '{0}': a number of bits a second with k, M, G or T, such as 10G, 1M to 10T")]
     Rate(String),
     /// Two VFs on one socket, or one on that of commands.
     #[error("socket {0} is used twice: it is of one VF, or the control socket")]

@@ -394,7 +394,7 @@ mod tests {
             ("[[nic]]\nname='a'\n[[wire]]\nbetween=['a','x']", "no NIC"),
             (
                 "[[nic]]\nname='a'\n[[nic]]\nname='b'\n[[wire]]\nbetween=['a','b']\nrate='fast'",
-                "line 7: rate 'fast': a number of bits a second with K, M or G, such as 10G",
+                "line 7: rate 'fast': a number of bits a second with k, M, G or T, such as 10G",
             ),
             (
                 "[[nic]]\nname='a'\nmtu=20",

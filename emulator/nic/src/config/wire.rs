@@ -1,9 +1,11 @@
 //! `[[wire]]`: a cable between two NICs, and rates. Knows no other uplink.
 
 use std::collections::BTreeSet;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use serde::Deserialize;
+use vf_model::duration::bits_per_second;
 use vf_model::{LinkConfig, Nanos, NetemSpec};
 
 use super::error::ConfigError;
@@ -85,30 +87,17 @@ pub(super) fn check(
     })
 }
 
-/// Bits a second from `10G`, `2.5G`, `100M`, `1000000000`.
+/// The rate of a link, in bits a second: `10G`, `2.5Gbit/s`, `100mbit`, `1000000000`, as [`bits_per_second`] reads them.
 ///
 /// # Errors
 /// [`ConfigError::Rate`] for anything else, and for rates under 1 Mb/s or over 10 Tb/s.
 pub fn parse_rate(text: &str) -> Result<u64, ConfigError> {
-    let wrong = || ConfigError::Rate(text.to_owned());
-    let trimmed = text
-        .trim()
-        .trim_end_matches("bit/s")
-        .trim_end_matches("bit");
-    let (digits, unit) = match trimmed.char_indices().last() {
-        Some((at, 'k' | 'K')) => (&trimmed[..at], 1e3),
-        Some((at, 'm' | 'M')) => (&trimmed[..at], 1e6),
-        Some((at, 'g' | 'G')) => (&trimmed[..at], 1e9),
-        _ => (trimmed, 1.0),
-    };
-    let value: f64 = digits.trim().parse().map_err(|_| wrong())?;
-    let bps = value * unit;
-    if !(1e6..=1e13).contains(&bps) {
-        return Err(wrong());
-    }
-    // In range, so the conversion is exact enough and cannot overflow.
-    Ok(bps.round() as u64)
+    let bits = text.strip_suffix("/s").filter(|bits| bits.ends_with("bit"));
+    let bps = bits_per_second(bits.unwrap_or(text)).filter(|bps| RATES.contains(bps));
+    bps.ok_or_else(|| ConfigError::Rate(text.to_owned()))
 }
+
+const RATES: RangeInclusive<u64> = 1_000_000..=10_000_000_000_000;
 
 #[cfg(test)]
 mod tests {
@@ -118,8 +107,22 @@ mod tests {
     fn rates() {
         assert_eq!(parse_rate("10G").unwrap(), 10_000_000_000);
         assert_eq!(parse_rate("100Mbit").unwrap(), 100_000_000);
+        assert_eq!(parse_rate("2.5Gbit/s").unwrap(), 2_500_000_000);
+        assert_eq!(parse_rate("0.01T").unwrap(), 10_000_000_000);
         assert_eq!(parse_rate("1000000").unwrap(), 1_000_000);
-        for bad in ["", "G", "-1G", "10", "1T", "nan", "inf"] {
+        let bad = [
+            "",
+            "G",
+            "-1G",
+            "10",
+            "11T",
+            "nan",
+            "inf",
+            "10G/s",
+            "10Gbitbit",
+            "10Gbit/sbit/s",
+        ];
+        for bad in bad {
             assert!(parse_rate(bad).is_err(), "{bad}");
         }
     }
