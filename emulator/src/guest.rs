@@ -210,9 +210,9 @@ pub(crate) fn recipe(of: GuestOf, port: &Port, machine: &Machine) -> String {
     out
 }
 
-/// A path as a word for a shell, or a part of one.
-fn word(path: &str) -> Cow<'_, str> {
-    // A path has no NUL in it.
+/// A path, or what a command is given, as a word for a shell, or a part of one.
+pub(crate) fn word(path: &str) -> Cow<'_, str> {
+    // Neither has a NUL in it.
     shlex::try_quote(path).unwrap_or(Cow::Borrowed(path))
 }
 

@@ -140,9 +140,6 @@ impl Known {
 }
 
 impl Bridge {
-    /// How many stations it can know at most.
-    pub const CAPACITY: usize = ROW << ROW_BITS;
-
     /// A bridge with the PF as its only port.
     pub(crate) fn new() -> Bridge {
         Bridge {
@@ -330,6 +327,9 @@ mod tests {
     use std::collections::BTreeMap;
     use vf_packet::Vid;
 
+    /// How many stations it can know at most.
+    const CAPACITY: usize = ROW << ROW_BITS;
+
     const PF: BridgePort = BridgePort::Pf;
 
     fn vif(vf: u8) -> BridgePort {
@@ -453,13 +453,13 @@ mod tests {
     #[test]
     fn a_flood_of_addresses_ends_at_the_capacity() {
         let mut bridge = bridge([0]);
-        let many = 4 * Bridge::CAPACITY as u32;
+        let many = 4 * CAPACITY as u32;
         for n in 0..many {
             bridge.forward(Nanos(0), vif(0), Vlan::NONE, &header(mac(0), mac(n)));
         }
         let stats = bridge.stats(Nanos(0));
-        assert!(stats.entries <= Bridge::CAPACITY as u64);
-        assert!(stats.entries >= Bridge::CAPACITY as u64 / 2, "spread badly");
+        assert!(stats.entries <= CAPACITY as u64);
+        assert!(stats.entries >= CAPACITY as u64 / 2, "spread badly");
         assert_eq!(stats.learned + stats.full, u64::from(many));
         assert_eq!(bridge.find(Nanos(0), Vlan::NONE, mac(0)), Some(vif(0)));
     }

@@ -8,7 +8,7 @@ use vf_packet::FrameMeta;
 /// Addresses and type.
 const ETHERNET_HEADER: u32 = 14;
 /// A VLAN tag.
-const TAG: u32 = 4;
+pub(crate) const TAG: u32 = 4;
 
 /// An MTU, in bytes of an Ethernet frame's payload (RFC 894).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]

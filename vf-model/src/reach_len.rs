@@ -3,7 +3,7 @@
 
 use vf_packet::{FrameMeta, Header, MAX_FRAME, is_vlan_tpid};
 
-use crate::mtu::Mtu;
+use crate::mtu::{Mtu, TAG};
 use crate::policy::Policy;
 use crate::probe::{Probe, Step};
 use crate::reach::{Origin, Reach};
@@ -14,8 +14,6 @@ use crate::vf::{VfIndex, VfSet};
 
 /// Longest super-frame that a virtio header can describe, with room for tags.
 pub(crate) const MAX_SUPER_FRAME: u32 = 65_535 + 14 + 8;
-/// A port VLAN's tag.
-const TAG: u32 = 4;
 
 /// Who does not get a frame that it reaches: as it is too long for the MTU there, or as their drivers have filters that drop it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

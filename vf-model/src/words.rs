@@ -2,6 +2,8 @@
 
 use std::str::FromStr;
 
+use vf_packet::on_a_line;
+
 /// Why text is not what it was meant to be. One line that says what is allowed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -80,11 +82,6 @@ pub fn nearest<'a>(got: &str, words: impl Iterator<Item = &'a str>) -> Option<&'
         [(_, word), ..] => Some(word),
         [] => None,
     }
-}
-
-/// A line is a line, whatever was typed.
-fn on_a_line(word: &str) -> Box<str> {
-    word.escape_debug().take(64).collect::<String>().into()
 }
 
 /// Words that are still to be read.

@@ -150,9 +150,10 @@ pub(crate) fn timed<T>(call: impl FnOnce() -> T) -> (T, Option<Duration>) {
     (answer, took.filter(|took| *took > DEAR))
 }
 
-/// Of this thread: what others have of its CPU meanwhile is nobody's fault.
+/// For how long this thread has run: what others have of its CPU meanwhile is nobody's fault.
 #[cold]
-fn thread_time() -> Duration {
+#[must_use]
+pub fn thread_time() -> Duration {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
     time.try_into().unwrap_or_default()
 }

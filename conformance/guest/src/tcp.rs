@@ -296,11 +296,6 @@ impl TcpGuest {
         self.streams.iter().map(Stream::stats)
     }
 
-    /// Payload bytes received in order, all streams together.
-    pub fn bytes_received(&self) -> u64 {
-        self.streams().map(|s| s.received).sum()
-    }
-
     /// Whether every stream is connected.
     pub fn established(&self) -> bool {
         self.streams().all(|s| s.established)
@@ -452,7 +447,9 @@ mod tests {
         }
         cable.run(20_000_000, &mut |_, _| true);
         assert!(cable.guests.iter().all(TcpGuest::established));
-        let (before, start) = (cable.guests[1].bytes_received(), cable.now);
+        let received =
+            |guest: &TcpGuest| guest.streams().map(|stream| stream.received).sum::<u64>();
+        let (before, start) = (received(&cable.guests[1]), cable.now);
         let (mut full, mut short, mut acks) = (0, 0, 0);
         cable.run(60_000_000, &mut |side, frame| {
             match payload(frame) {
@@ -463,7 +460,7 @@ mod tests {
             assert_eq!(side == 0, payload(frame) != Some(0));
             true
         });
-        let bytes = cable.guests[1].bytes_received() - before;
+        let bytes = received(&cable.guests[1]) - before;
         let rate = bytes as f64 * 8.0 / (cable.now - start) as f64;
         assert!(rate > 9.48, "{rate} Gb/s of 10");
         assert!(short * 100 < full, "{short} short segments of {full}");

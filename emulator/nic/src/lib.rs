@@ -13,7 +13,7 @@
 //! - `netem`: impairments of what passes a port
 //! - [`capture`]: what somebody wants to see of a running NIC
 //! - [`watch`]: the frames that pass a host on the virtual clock
-//! - [`clock`]: where a host gets its time from, and [`duration`] how a user writes one
+//! - [`clock`]: where a host gets its time from
 //! - [`tournament`]: the least of many keys in one step
 //! - [`log`]: the log, for which nobody waits
 //! - [`handover`]: what another process needs to go on where this one is
@@ -74,5 +74,3 @@ pub mod thread;
 pub mod tournament;
 pub mod uplink;
 pub mod watch;
-
-pub use vf_model::duration;

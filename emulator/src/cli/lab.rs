@@ -6,9 +6,9 @@ use clap::{Args, Subcommand, ValueEnum};
 use vf_lab::experiment::{MAX_PAIRS, Tool};
 use vf_lab::scenario::GuestKind;
 use vf_model::NetemSpec;
+use vf_model::duration::Duration;
 use vf_model::{Nanos, Profile};
 use vf_nic::config::{DeviceKind, Offloads};
-use vf_nic::duration::Duration;
 
 use super::number::{number, whole};
 

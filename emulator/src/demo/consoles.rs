@@ -5,7 +5,6 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Stdio};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -13,6 +12,7 @@ use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
 
 use super::{Guest, Nic, end_group};
 use crate::failure::{Failure, failed};
+use crate::signals::stop_flag;
 
 /// Bytes of a guest's console that are kept while the other's is shown.
 const KEPT: usize = 64 << 10;
@@ -135,14 +135,7 @@ impl Drop for Raw {
 
 /// Until both guests have powered off, or Ctrl-^.
 pub(super) fn show(nic: &Nic, guests: [Guest; 2]) -> Result<(), Failure> {
-    let stop = Arc::new(AtomicBool::new(false));
-    for signal in [
-        signal_hook::consts::SIGTERM,
-        signal_hook::consts::SIGINT,
-        signal_hook::consts::SIGHUP,
-    ] {
-        signal_hook::flag::register(signal, Arc::clone(&stop)).map_err(failed)?;
-    }
+    let stop = stop_flag()?;
     println!("ctrl-] the other guest   ctrl-\\ the other path   ctrl-^ the end");
     let [a, b] = guests.map(Console::start);
     let mut consoles = [a?, b?];

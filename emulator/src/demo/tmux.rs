@@ -4,12 +4,13 @@
 use std::io;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::{Guest, Nic, end_group};
 use crate::failure::{Failure, failed};
+use crate::guest::word;
+use crate::signals::stop_flag;
 
 /// Keys and the paths that they choose.
 const KEYS: [(&str, &str); 3] = [("F2", "direct"), ("F3", "mediated"), ("F4", "auto")];
@@ -25,14 +26,7 @@ pub(super) fn is_there() -> bool {
 
 /// Until both guests have powered off, or F10.
 pub(super) fn show(folder: &Path, nic: &Nic, guests: [Guest; 2]) -> Result<(), Failure> {
-    let stop = Arc::new(AtomicBool::new(false));
-    for signal in [
-        signal_hook::consts::SIGTERM,
-        signal_hook::consts::SIGINT,
-        signal_hook::consts::SIGHUP,
-    ] {
-        signal_hook::flag::register(signal, Arc::clone(&stop)).map_err(failed)?;
-    }
+    let stop = stop_flag()?;
     let tmux = Tmux {
         socket: folder.join("tmux"),
     };
@@ -168,25 +162,20 @@ impl Drop for Tmux {
 fn words(command: &Command) -> String {
     let mut out = String::new();
     if let Some(dir) = command.get_current_dir() {
-        out += &format!("cd {} && ", quoted(&dir.to_string_lossy()));
+        out += &format!("cd {} && ", word(&dir.to_string_lossy()));
     }
     out += "exec env";
     for (name, value) in command.get_envs() {
         if let Some(value) = value {
             let set = format!("{}={}", name.to_string_lossy(), value.to_string_lossy());
-            out += &format!(" {}", quoted(&set));
+            out += &format!(" {}", word(&set));
         }
     }
     let program = std::iter::once(command.get_program());
-    for word in program.chain(command.get_args()) {
-        out += &format!(" {}", quoted(&word.to_string_lossy()));
+    for part in program.chain(command.get_args()) {
+        out += &format!(" {}", word(&part.to_string_lossy()));
     }
     out
-}
-
-/// As a shell takes it for one word.
-fn quoted(word: &str) -> String {
-    format!("'{}'", word.replace('\'', "'\\''"))
 }
 
 #[cfg(test)]
@@ -202,7 +191,7 @@ mod tests {
             .current_dir("/");
         let said = words(&command);
         assert!(
-            said.starts_with("cd '/' && exec env 'TMPDIR=/dev/shm' 'printf' "),
+            said.starts_with("cd / && exec env 'TMPDIR=/dev/shm' printf "),
             "{said}"
         );
         let output = Command::new("sh").args(["-c", &said]).output().unwrap();

@@ -24,7 +24,7 @@ pub use ethernet::{FrameError, Header, MAX_FRAME, Tags};
 pub use flow::{FlowKey, HEAD_LEN, PlainIpv4};
 pub use ip::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, IpHeader, PROTO_SCTP, PROTO_TCP, PROTO_UDP};
 pub use judged::judged_len;
-pub use mac::{AddrError, MacAddr};
+pub use mac::{AddrError, MacAddr, on_a_line};
 pub use offload::{Offload, PartialChecksum, Segmentation};
 pub use segment::Segmenter;
 pub use tcp::{LayoutError, TcpLayout};

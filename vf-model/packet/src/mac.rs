@@ -27,8 +27,9 @@ pub enum AddrError {
     Vlan(u16),
 }
 
-/// A line is a line, whatever was typed.
-pub(crate) fn on_a_line(word: &str) -> Box<str> {
+/// What was typed, as a part of a line, whatever that was: at most 64 characters.
+#[must_use]
+pub fn on_a_line(word: &str) -> Box<str> {
     word.escape_debug().take(64).collect::<String>().into()
 }
 

@@ -42,6 +42,12 @@ impl Vid {
     pub const fn get(self) -> u16 {
         self.0
     }
+
+    /// Ids in order as runs of those that follow each other, the first and the last of each.
+    pub fn runs(ids: &[Vid]) -> impl Iterator<Item = (Vid, Vid)> {
+        let runs = ids.chunk_by(|a, b| a.0 + 1 == b.0);
+        runs.filter_map(|run| Some((*run.first()?, *run.last()?)))
+    }
 }
 
 impl fmt::Display for Vid {

@@ -20,27 +20,25 @@ use crate::refusal::Refusal;
 use crate::rss::Rss;
 use crate::rss_context::{RssContextError, RssContextId, RssContextOp};
 use crate::vf::{Path, SettingError, VfIndex, VfSetting};
+use crate::vf_filter::VfFilterRange;
 
 /// A port VLAN that not all drivers take.
 const RESERVED: VfSetting = VfSetting::Vlan(Vid::RESERVED.get());
 
 impl Policy {
     pub(super) fn apply(&mut self, command: &Command) -> Result<Changed, Refusal> {
-        let silicon = self.silicon;
         match command {
             Command::FilterInsert(spec) => return self.insert(spec, Insert::default()),
             Command::FilterReplace(spec) => {
-                let replace = true;
                 let how = Insert {
-                    replace,
+                    replace: true,
                     ..Insert::default()
                 };
                 return self.insert(spec, how);
             }
             Command::FilterInsertAt { loc, spec } => {
-                let loc = Some(*loc);
                 let how = Insert {
-                    loc,
+                    loc: Some(*loc),
                     ..Insert::default()
                 };
                 return self.insert(spec, how);
@@ -78,17 +76,7 @@ impl Policy {
             }
             Command::SetLink(settings) => {
                 for setting in settings {
-                    match *setting {
-                        LinkSetting::Up(up) => self.port_up = up,
-                        LinkSetting::Carrier(on) => {
-                            self.unplugged = !on;
-                            self.flap = None;
-                        }
-                        LinkSetting::Flapped(on) => self.unplugged = !on,
-                        LinkSetting::Mtu(mtu) => self.mtu = Some(Mtu::new(mtu)?),
-                        LinkSetting::StormControl(rate) => self.storm_control = rate,
-                        LinkSetting::NumVfs(n) => self.set_num_vfs(n)?,
-                    }
+                    self.set_link(*setting)?;
                 }
             }
             Command::SetLinkNetem { way, spec } => {
@@ -107,7 +95,7 @@ impl Policy {
                 self.flap = *flap;
             }
             Command::SetSwitchMode(mode) => {
-                if !silicon.modes.contains(mode) {
+                if !self.silicon.modes.contains(mode) {
                     let (mode, profile) = (*mode, self.profile());
                     return Err(Refusal::SwitchMode { mode, profile });
                 }
@@ -139,24 +127,12 @@ impl Policy {
             }
             Command::Reset { vfs } => {
                 for vf in vfs.iter() {
-                    // Until it lists groups and VLANs it has them all, as a driver without a control queue.
-                    let anew = VfRequest::Reset {
-                        lists_groups: false,
-                        lists_vlans: false,
-                    };
-                    self.request(vf, &anew)?;
-                    self.entry_mut(vf)?.resets += 1;
+                    self.reset(vf)?;
                 }
             }
             Command::VfFilterAdd { vfs, filters } => {
                 for vf in vfs.iter() {
-                    let entry = self.entry_mut(vf)?;
-                    for filter in filters.iter() {
-                        entry.filters.add(filter, silicon.vf_macs)?;
-                    }
-                    if entry.policy.port_vlan.is_some() && entry.filters.names_vlan() {
-                        return Err(Refusal::PortVlanAndFilters);
-                    }
+                    self.add_filters(vf, filters)?;
                 }
                 self.settle_addresses()?;
             }
@@ -171,6 +147,44 @@ impl Policy {
             }
         }
         Ok(Changed::Vfs)
+    }
+
+    fn set_link(&mut self, setting: LinkSetting) -> Result<(), Refusal> {
+        match setting {
+            LinkSetting::Up(up) => self.port_up = up,
+            LinkSetting::Carrier(on) => {
+                self.unplugged = !on;
+                self.flap = None;
+            }
+            LinkSetting::Flapped(on) => self.unplugged = !on,
+            LinkSetting::Mtu(mtu) => self.mtu = Some(Mtu::new(mtu)?),
+            LinkSetting::StormControl(rate) => self.storm_control = rate,
+            LinkSetting::NumVfs(n) => self.set_num_vfs(n)?,
+        }
+        Ok(())
+    }
+
+    fn reset(&mut self, vf: VfIndex) -> Result<(), Refusal> {
+        // Until it lists groups and VLANs it has them all, as a driver without a control queue.
+        let anew = VfRequest::Reset {
+            lists_groups: false,
+            lists_vlans: false,
+        };
+        self.request(vf, &anew)?;
+        self.entry_mut(vf)?.resets += 1;
+        Ok(())
+    }
+
+    fn add_filters(&mut self, vf: VfIndex, filters: &VfFilterRange) -> Result<(), Refusal> {
+        let most = self.silicon.vf_macs;
+        let entry = self.entry_mut(vf)?;
+        for filter in filters.iter() {
+            entry.filters.add(filter, most)?;
+        }
+        if entry.policy.port_vlan.is_some() && entry.filters.names_vlan() {
+            return Err(Refusal::PortVlanAndFilters);
+        }
+        Ok(())
     }
 
     pub(super) fn insert(&mut self, spec: &FilterSpec, how: Insert) -> Result<Changed, Refusal> {

@@ -26,7 +26,7 @@ use super::plan::{
     Work,
 };
 use super::shipped::Shipped;
-use vf_nic::duration::Duration;
+use vf_model::duration::Duration;
 
 /// Bytes of each frame that a capture keeps, unless told otherwise: all headers.
 const SNAPLEN: u32 = 128;

@@ -11,7 +11,7 @@ use super::parse::{Bound, ExpectSection, Names};
 use super::plan::{Amount, Bottleneck, Expectation, Figure, ScenarioPlan, Want, Work};
 use super::reading::Reading;
 use super::record::Record;
-use vf_nic::duration::Duration;
+use vf_model::duration::Duration;
 
 /// How a promise was kept.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

@@ -12,7 +12,7 @@ use super::guests::{Ended, JobEnd};
 use super::plan::{Amount, GuestKind, Job, ScenarioPlan, Work};
 use super::record::{Record, SAMPLES, sample_time};
 use super::traffic::JobTraffic;
-use vf_nic::duration::Duration;
+use vf_model::duration::Duration;
 
 /// See the module.
 #[derive(Clone, Debug, PartialEq, Serialize)]

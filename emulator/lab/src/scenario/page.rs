@@ -2,7 +2,7 @@
 //! Measures nothing.
 
 use vf_model::Nanos;
-use vf_nic::duration::Duration;
+use vf_model::duration::Duration;
 
 use super::outcome::{JobOutcome, Sample, ScenarioOutcome};
 use crate::page::chart::{course, hue};

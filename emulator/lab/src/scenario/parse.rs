@@ -5,7 +5,7 @@ use toml::Spanned;
 use vf_nic::config::{HypervisorSection, NicSection, WireSection};
 
 use super::plan::{FrontEnd, GuestKind};
-use vf_nic::duration::Duration;
+use vf_model::duration::Duration;
 
 /// A whole file.
 #[derive(Deserialize)]

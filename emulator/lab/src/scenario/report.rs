@@ -6,7 +6,7 @@ use vf_model::Nanos;
 
 use super::expect::rate;
 use super::outcome::{Sample, ScenarioOutcome};
-use vf_nic::duration::Duration;
+use vf_model::duration::Duration;
 
 const BARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
 

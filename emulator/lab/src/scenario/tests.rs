@@ -11,7 +11,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::*;
 use crate::provenance::Provenance;
-use vf_nic::duration::Duration;
+use vf_model::duration::Duration;
 
 /// Two NICs with a wire between them and a guest on each.
 const PAIR: &str = "\

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use serde::Deserialize;
+use vf_model::duration::Duration;
 use vf_model::{
     Command, Impairments, LinkConfig, LinkSetting, MacAddr, Mtu, Nanos, NetemSpec, NicConfig,
     Policy, Profile, Refusal, VfIndex, VfSetting,
@@ -17,7 +18,6 @@ use super::error::ConfigError;
 use super::policy::initial_policy;
 use super::vf::{SocketRole, VfSection, VfSettings};
 use super::wire::parse_rate;
-use crate::duration::Duration;
 use crate::plane::MAX_QUEUE_PAIRS;
 use crate::uplink::{UplinkError, UplinkSpec};
 
@@ -325,38 +325,7 @@ pub(super) fn check(
             }
         })
         .collect();
-    let mut seen = BTreeSet::new();
-    for s in section.vf {
-        let Some(settings) = vf.get_mut(usize::from(s.index)) else {
-            return Err(ConfigError::VfIndex {
-                nic: name,
-                index: s.index,
-                last: vfs - 1,
-            });
-        };
-        if !seen.insert(s.index) {
-            return Err(ConfigError::VfIndex {
-                nic: name,
-                index: s.index,
-                last: vfs - 1,
-            });
-        }
-        let index = usize::from(s.index);
-        let lonely = s.netns.as_ref().filter(|_| s.tap.is_none());
-        let lonely = lonely
-            .map(|netns| format!("netns = \"{netns}\" is where a tap is: say tap = \"eth0\", too"));
-        s.apply(settings, socket_dir);
-        let checked = match (lonely, &settings.tap) {
-            (Some(why), _) => Err(why),
-            (None, Some(tap)) => tap.check().and_then(|()| settings.check_tap()),
-            (None, None) => Ok(()),
-        };
-        checked.map_err(|why| ConfigError::Device {
-            nic: name.clone(),
-            index,
-            why,
-        })?;
-    }
+    check_vfs(&name, section.vf, &mut vf, socket_dir)?;
     for (index, vf) in vf.iter().enumerate() {
         let checked = vf.check_device(profile, section.offloads);
         checked.map_err(|why| ConfigError::Device {
@@ -388,6 +357,40 @@ pub(super) fn check(
     };
     check_settings(&settings)?;
     Ok(settings)
+}
+
+/// Applies the sections of VFs to what holds for VFs of which nothing is said.
+fn check_vfs(
+    nic: &str,
+    sections: Vec<VfSection>,
+    vfs: &mut [VfSettings],
+    socket_dir: &Path,
+) -> Result<(), ConfigError> {
+    let last = u16::try_from(vfs.len().saturating_sub(1)).unwrap_or(u16::MAX);
+    let mut seen = BTreeSet::new();
+    for section in sections {
+        let index = section.index;
+        let settings = vfs.get_mut(usize::from(index));
+        let Some(settings) = settings.filter(|_| seen.insert(index)) else {
+            let nic = nic.to_owned();
+            return Err(ConfigError::VfIndex { nic, index, last });
+        };
+        let lonely = section.netns.as_ref().filter(|_| section.tap.is_none());
+        let lonely = lonely
+            .map(|netns| format!("netns = \"{netns}\" is where a tap is: say tap = \"eth0\", too"));
+        section.apply(settings, socket_dir);
+        let checked = match (lonely, &settings.tap) {
+            (Some(why), _) => Err(why),
+            (None, Some(tap)) => tap.check().and_then(|()| settings.check_tap()),
+            (None, None) => Ok(()),
+        };
+        checked.map_err(|why| ConfigError::Device {
+            nic: nic.to_owned(),
+            index: index.into(),
+            why,
+        })?;
+    }
+    Ok(())
 }
 
 /// Whether the NIC takes what is said of its VFs at the start.

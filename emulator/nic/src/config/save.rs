@@ -6,6 +6,7 @@ use std::path::Path;
 
 use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
+use vf_model::duration::Duration;
 use vf_model::{Impairments, LinkConfig, MacAddr, Nanos, SavedPolicy, SavedVf, Vid};
 
 use super::device::{DeviceKind, Offloads};
@@ -13,7 +14,6 @@ use super::nic::{LoopbackSettings, NicSettings};
 use super::vf::{LinkMethod, SocketRole, VfSettings};
 use super::wire::WireSettings;
 use super::{Config, HypervisorCpu, PollMode, SocketAccess, SocketMode};
-use crate::duration::Duration;
 use crate::tap_port::TapDevice;
 
 /// The whole file.
@@ -361,10 +361,8 @@ impl Value {
 
 /// VLANs in order, those that follow each other as a range.
 fn ranges(vlans: &[Vid]) -> Vec<Value> {
-    let runs = vlans.chunk_by(|a, b| a.get() + 1 == b.get());
-    let runs = runs.filter_map(|run| Some((run.first()?.get(), run.last()?.get())));
-    let words = runs.map(|(first, last)| match first == last {
-        true => Value::Number(first.into()),
+    let words = Vid::runs(vlans).map(|(first, last)| match first == last {
+        true => Value::Number(first.get().into()),
         false => Value::Word(format!("{first}-{last}")),
     });
     words.collect()

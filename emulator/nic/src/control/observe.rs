@@ -138,68 +138,7 @@ fn nic(host: &NicInstance, at: Nanos, seconds: f64, before: &mut Busy) -> ShowNi
     let threads = matches!(host.worker(), PlaneHandle::Thread(_));
     let measured = if threads { "measured" } else { "none" }.to_owned();
     let workers = loads.len() as u64;
-    let vfs = (0..policy.num_vfs())
-        .map(|i| {
-            let vf = VfIndex::from(i);
-            let [direct, mediated] = [statistics.direct(vf), statistics.mediated(vf)];
-            let mut both = direct.clone();
-            both += &mediated;
-            let (direct, mediated) = (counters(&direct), counters(&mediated));
-            let socket = host.vfs[i].socket.as_ref();
-            let tap = host.settings.vf[i].tap.as_ref();
-            ShowVf {
-                vf: u16::try_from(i).unwrap_or(u16::MAX),
-                settings: settings(policy.vf(vf)),
-                path: host.path(vf).to_string(),
-                mtu: policy.rx_mtu(vf).get(),
-                told_mtu: policy.told_mtu(vf).get(),
-                state: ShowVfState::new(&policy, vf, &both, host.link_method(vf)),
-                socket: host.settings.vf[i].socket.display().to_string(),
-                socket_role: match host.settings.vf[i].role {
-                    SocketRole::Server => "server",
-                    SocketRole::Client => "client",
-                    SocketRole::Uml => "uml",
-                }
-                .to_owned(),
-                device: host.settings.vf[i].device.to_string(),
-                function: socket.and_then(VfSocket::slot).map(|slot| ShowFunction {
-                    driver: slot.is_bus_master(),
-                    messages: slot.messages(),
-                    requests: host.requests(vf),
-                    interrupts: slot.vectors().raised(),
-                }),
-                qmp: host.settings.vf[i]
-                    .qmp
-                    .as_ref()
-                    .map(|qmp| qmp.display().to_string()),
-                tap: tap.map(|tap| tap.name.clone()),
-                netns: tap.and_then(|tap| tap.netns.clone()),
-                queue_pairs: host.settings.queue_pairs,
-                connected: socket.is_some_and(VfSocket::is_connected),
-                sessions: host.vfs[i].sessions(),
-                refusals: host.vfs[i].refusals(),
-                rings: host.rings(vf),
-                guest_memory: host.vfs[i]
-                    .endpoint()
-                    .map_or(0, |endpoint| endpoint.guest_memory()),
-                netem: netem(policy.vf_netem(vf)),
-                netem_counters: netem_counters(policy.vf_netem(vf), statistics.netem(vf), &both),
-                rss: ShowRss {
-                    hkey: policy.rss(vf).key().to_string(),
-                    spread: policy.rss(vf).spread().to_string(),
-                    contexts: rss_contexts(&policy, vf),
-                },
-                queues: queues(&statistics.traffic(vf)),
-                asked: rx_filter(policy.asked(vf)),
-                in_force: rx_filter(policy.in_force(vf)),
-                refused: host.refused(vf),
-                total: direct.plus(&mediated),
-                direct,
-                mediated,
-                auto: auto(host, &policy, vf),
-            }
-        })
-        .collect();
+    let vfs = (0..policy.num_vfs()).map(|i| vf(host, &policy, i));
     let bridge = statistics.hypervisor.bridge(at);
     let uplink = statistics.uplink();
     let xstats = uplink.map_or(&[][..], |uplink| &uplink.others);
@@ -275,10 +214,72 @@ fn nic(host: &NicInstance, at: Nanos, seconds: f64, before: &mut Busy) -> ShowNi
             .map(filter_table)
             .collect(),
         pf: pf_counters(&statistics.pf(), &statistics.hypervisor.plane.pf()),
-        vfs,
+        vfs: vfs.collect(),
     };
     *before = now;
     show
+}
+
+fn vf(host: &NicInstance, policy: &Policy, i: usize) -> ShowVf {
+    let statistics = &host.statistics;
+    let vf = VfIndex::from(i);
+    let [direct, mediated] = [statistics.direct(vf), statistics.mediated(vf)];
+    let mut both = direct.clone();
+    both += &mediated;
+    let (direct, mediated) = (counters(&direct), counters(&mediated));
+    let socket = host.vfs[i].socket.as_ref();
+    let tap = host.settings.vf[i].tap.as_ref();
+    ShowVf {
+        vf: u16::try_from(i).unwrap_or(u16::MAX),
+        settings: settings(policy.vf(vf)),
+        path: host.path(vf).to_string(),
+        mtu: policy.rx_mtu(vf).get(),
+        told_mtu: policy.told_mtu(vf).get(),
+        state: ShowVfState::new(policy, vf, &both, host.link_method(vf)),
+        socket: host.settings.vf[i].socket.display().to_string(),
+        socket_role: match host.settings.vf[i].role {
+            SocketRole::Server => "server",
+            SocketRole::Client => "client",
+            SocketRole::Uml => "uml",
+        }
+        .to_owned(),
+        device: host.settings.vf[i].device.to_string(),
+        function: socket.and_then(VfSocket::slot).map(|slot| ShowFunction {
+            driver: slot.is_bus_master(),
+            messages: slot.messages(),
+            requests: host.requests(vf),
+            interrupts: slot.vectors().raised(),
+        }),
+        qmp: host.settings.vf[i]
+            .qmp
+            .as_ref()
+            .map(|qmp| qmp.display().to_string()),
+        tap: tap.map(|tap| tap.name.clone()),
+        netns: tap.and_then(|tap| tap.netns.clone()),
+        queue_pairs: host.settings.queue_pairs,
+        connected: socket.is_some_and(VfSocket::is_connected),
+        sessions: host.vfs[i].sessions(),
+        refusals: host.vfs[i].refusals(),
+        rings: host.rings(vf),
+        guest_memory: host.vfs[i]
+            .endpoint()
+            .map_or(0, |endpoint| endpoint.guest_memory()),
+        netem: netem(policy.vf_netem(vf)),
+        netem_counters: netem_counters(policy.vf_netem(vf), statistics.netem(vf), &both),
+        rss: ShowRss {
+            hkey: policy.rss(vf).key().to_string(),
+            spread: policy.rss(vf).spread().to_string(),
+            contexts: rss_contexts(policy, vf),
+        },
+        queues: queues(&statistics.traffic(vf)),
+        asked: rx_filter(policy.asked(vf)),
+        in_force: rx_filter(policy.in_force(vf)),
+        refused: host.refused(vf),
+        total: direct.plus(&mediated),
+        direct,
+        mediated,
+        auto: auto(host, policy, vf),
+    }
 }
 
 /// In the words that set them, by direction.

@@ -111,14 +111,11 @@ impl ShowVfState {
 
 /// VLANs in the words of `vlan add`, which takes those that follow each other as one.
 fn ranges(vlans: &[Vid]) -> Vec<String> {
-    let follows = |a: &Vid, b: &Vid| a.get() + 1 == b.get();
-    let runs = vlans.chunk_by(follows);
-    runs.filter_map(|run| match run {
-        [one] => Some(one.to_string()),
-        [first, .., last] => Some(format!("{first}-{last}")),
-        [] => None,
-    })
-    .collect()
+    let words = Vid::runs(vlans).map(|(first, last)| match first == last {
+        true => first.to_string(),
+        false => format!("{first}-{last}"),
+    });
+    words.collect()
 }
 
 #[cfg(test)]

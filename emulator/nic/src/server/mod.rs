@@ -29,6 +29,7 @@ use rustix::process::{Resource, Rlimit};
 use vf_model::{FastEvent, Nanos, VfIndex};
 use vf_vhost::listener::Listener;
 use vf_vhost::watchdog;
+use vf_vhost::watchdog::thread_time;
 
 use self::access::Access;
 use self::build::build_hosts;
@@ -425,7 +426,7 @@ impl Server {
             self.late_observers.insert(token);
             return;
         }
-        let before = turns::thread_time();
+        let before = thread_time();
         let now = self.now();
         let Some(observers) = &mut self.observers else {
             return;
@@ -451,7 +452,7 @@ impl Server {
                 ..response.into()
             }
         });
-        let took = turns::thread_time().saturating_sub(before);
+        let took = thread_time().saturating_sub(before);
         self.observers_had.count(Instant::now(), took);
     }
 
@@ -466,7 +467,7 @@ impl Server {
         if !turns.may_be_served(began) {
             return;
         }
-        let before = turns::thread_time();
+        let before = thread_time();
         host.poll(vf, began);
         turns.count(before);
     }
@@ -482,7 +483,7 @@ impl Server {
         if !turns.may_be_heard(began) {
             return;
         }
-        let before = turns::thread_time();
+        let before = thread_time();
         host.hear_monitor(vf, began);
         turns.count(before);
     }

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use rustix::time::{ClockId, clock_gettime};
+use vf_vhost::watchdog::thread_time;
 
 use super::share::TimeShare;
 use crate::instance::VfSocket;
@@ -48,11 +48,4 @@ impl VfTurns {
         let took = thread_time().saturating_sub(before);
         self.share.count(Instant::now(), took);
     }
-}
-
-/// For how long this thread has run: what the host gave to others in the middle of a VF's turn is not the VF's.
-pub(super) fn thread_time() -> Duration {
-    clock_gettime(ClockId::ThreadCPUTime)
-        .try_into()
-        .unwrap_or_default()
 }

@@ -15,7 +15,7 @@ use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
 use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
 use rustix::net::netlink::SocketAddrNetlink;
-use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType};
+use rustix::net::{RecvFlags, SocketFlags};
 
 use super::rtnetlink::Links;
 
@@ -244,10 +244,7 @@ impl LinkWatch {
     /// # Errors
     /// The system's.
     pub fn new(registry: &Registry, token: Token) -> io::Result<LinkWatch> {
-        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        let family = AddressFamily::NETLINK;
-        // NETLINK_ROUTE is number 0, which is no protocol's.
-        let socket = rustix::net::socket_with(family, SocketType::RAW, flags, None)?;
+        let socket = super::rtnetlink::socket(SocketFlags::NONBLOCK)?;
         rustix::net::bind(&socket, &SocketAddrNetlink::new(0, LINKS))?;
         registry.register(
             &mut SourceFd(&socket.as_raw_fd()),

@@ -12,6 +12,7 @@ use vf_model::duration::Duration;
 use vf_model::{Counter, Link, LinkConfig, Nanos};
 use vf_vhost::net_hdr::MAX_FRAME;
 
+use super::transmitter::PacedLink;
 use super::{
     Arrivals, HandOver, Kind, Lost, OpenError, Position, Statistic, TxFrame, TxRoom, Uplink,
 };
@@ -162,8 +163,7 @@ struct Replay {
     due: Option<Nanos>,
     /// How far another process has come with it, if one has played it before.
     taken: Option<Position>,
-    link: Link,
-    slack: Nanos,
+    paced: PacedLink,
     /// Frames that have come.
     replayed: Arc<Counter>,
 }
@@ -201,8 +201,7 @@ impl Replay {
             repeat,
             due: None,
             taken: None,
-            link: Link::new(config),
-            slack,
+            paced: PacedLink::new(config, slack),
             replayed: Arc::default(),
         })
     }
@@ -240,11 +239,11 @@ impl Replay {
 
 impl Uplink for Replay {
     fn tx_room(&mut self, now: Nanos, _pool: &Pool, _lost: &mut Lost<'_>) -> TxRoom {
-        TxRoom::of(&self.link, usize::MAX, now, now + self.slack)
+        self.paced.room(now)
     }
 
     fn tx_room_at(&mut self) -> Option<Nanos> {
-        Some(self.link.free_at().saturating_sub(self.slack))
+        Some(self.paced.room_at())
     }
 
     fn tx_burst(
@@ -255,7 +254,7 @@ impl Uplink for Replay {
         _lost: &mut Lost<'_>,
     ) {
         for TxFrame { frame, on_wire } in frames.drain(..) {
-            self.link.put(now, on_wire);
+            self.paced.link.put(now, on_wire);
             pool.give(frame);
         }
     }
@@ -303,11 +302,11 @@ impl Uplink for Replay {
     }
 
     fn link(&self) -> &Link {
-        &self.link
+        &self.paced.link
     }
 
     fn link_mut(&mut self) -> &mut Link {
-        &mut self.link
+        &mut self.paced.link
     }
 }
 

@@ -13,6 +13,17 @@ use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
 /// More than the kernel says of a device.
 const ANSWER: usize = 32 << 10;
 
+/// A socket of NETLINK_ROUTE.
+///
+/// # Errors
+/// The system's.
+pub(super) fn socket(flags: SocketFlags) -> io::Result<OwnedFd> {
+    let flags = flags | SocketFlags::CLOEXEC;
+    // NETLINK_ROUTE is number 0, which is no protocol's.
+    let socket = rustix::net::socket_with(AddressFamily::NETLINK, SocketType::RAW, flags, None)?;
+    Ok(socket)
+}
+
 /// A socket to ask by.
 #[derive(Debug)]
 pub(super) struct Links(OwnedFd);
@@ -21,11 +32,7 @@ impl Links {
     /// # Errors
     /// The system's.
     pub(super) fn open() -> io::Result<Links> {
-        let flags = SocketFlags::CLOEXEC;
-        // NETLINK_ROUTE is number 0, which is no protocol's.
-        let socket =
-            rustix::net::socket_with(AddressFamily::NETLINK, SocketType::RAW, flags, None)?;
-        Ok(Links(socket))
+        Ok(Links(socket(SocketFlags::empty())?))
     }
 
     /// The device with this name, if there is one.

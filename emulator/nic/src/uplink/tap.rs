@@ -20,6 +20,7 @@ use vf_vhost::packet_socket::Received;
 
 use super::datagrams::{datagrams, is_super_frame};
 use super::tap_queues::queues_in_use;
+use super::transmitter::PacedLink;
 use super::{
     ARRIVAL, Arrivals, FarEnd, HandOver, HostLink, Kind, Lost, OpenError, Statistic, TxFrame,
     TxRoom, Uplink,
@@ -116,8 +117,7 @@ pub(super) struct Tap<D> {
     /// What it is, and which.
     name: String,
     device: D,
-    link: Link,
-    slack: Nanos,
+    paced: PacedLink,
     /// One frame of the largest size.
     scratch: Vec<u8>,
     /// Frames for which the host had no room.
@@ -216,8 +216,7 @@ impl<D: HeaderDevice> Tap<D> {
         Tap {
             name,
             device,
-            link: Link::new(config),
-            slack,
+            paced: PacedLink::new(config, slack),
             scratch: vec![0; MAX_FRAME as usize],
             missed: Arc::default(),
             far_end: None,
@@ -282,11 +281,11 @@ impl<D: HeaderDevice> Tap<D> {
 
 impl<D: HeaderDevice> Uplink for Tap<D> {
     fn tx_room(&mut self, now: Nanos, _pool: &Pool, _lost: &mut Lost<'_>) -> TxRoom {
-        TxRoom::of(&self.link, usize::MAX, now, now + self.slack)
+        self.paced.room(now)
     }
 
     fn tx_room_at(&mut self) -> Option<Nanos> {
-        Some(self.link.free_at().saturating_sub(self.slack))
+        Some(self.paced.room_at())
     }
 
     fn tx_burst(
@@ -301,7 +300,7 @@ impl<D: HeaderDevice> Uplink for Tap<D> {
             let header = header.first_chunk().copied().unwrap_or_default();
             match self.device.send(&header, &frame.data) {
                 Ok(()) => {
-                    self.link.put(now, on_wire);
+                    self.paced.link.put(now, on_wire);
                 }
                 Err(Errno::AGAIN | Errno::NOBUFS) => lost(DropReason::WireQueueFull, &frame),
                 // The device is down.
@@ -343,11 +342,11 @@ impl<D: HeaderDevice> Uplink for Tap<D> {
     }
 
     fn link(&self) -> &Link {
-        &self.link
+        &self.paced.link
     }
 
     fn link_mut(&mut self) -> &mut Link {
-        &mut self.link
+        &mut self.paced.link
     }
 
     fn statistics(&self) -> Vec<Statistic> {

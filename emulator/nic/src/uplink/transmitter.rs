@@ -77,6 +77,31 @@ impl Transmitter {
     }
 }
 
+/// A link that a thread fills ahead of time where nobody makes up for a late one: what leaves is for others to take, and waits there.
+pub(super) struct PacedLink {
+    pub(super) link: Link,
+    /// How far ahead of now it may be filled.
+    slack: Nanos,
+}
+
+impl PacedLink {
+    pub(super) fn new(config: LinkConfig, slack: Nanos) -> PacedLink {
+        PacedLink {
+            link: Link::new(config),
+            slack,
+        }
+    }
+
+    pub(super) fn room(&self, now: Nanos) -> TxRoom {
+        TxRoom::of(&self.link, usize::MAX, now, now + self.slack)
+    }
+
+    /// When there is room again.
+    pub(super) fn room_at(&self) -> Nanos {
+        self.link.free_at().saturating_sub(self.slack)
+    }
+}
+
 /// How late the thread of a transmitter has been while there were frames to send.
 #[derive(Default)]
 struct Lateness {

@@ -29,6 +29,7 @@ use vf_vhost::udp_socket::accept_without_checksum;
 
 use self::header::{Vni, unwrap, wrap};
 use super::plain::finish;
+use super::transmitter::PacedLink;
 use super::{
     ARRIVAL, Arrivals, HandOver, Kind, Lost, OpenError, Opened, Statistic, TxFrame, TxRoom, Uplink,
 };
@@ -313,8 +314,7 @@ struct Vxlan {
     settings: Settings,
     socket: UdpSocket,
     stations: Stations,
-    link: Link,
-    slack: Nanos,
+    paced: PacedLink,
     scratch: Vec<u8>,
     /// Room for what the kernel says of a datagram.
     control: Vec<u8>,
@@ -371,8 +371,7 @@ impl Vxlan {
             dropped: None,
             socket,
             stations: Stations::default(),
-            link: Link::new(config),
-            slack,
+            paced: PacedLink::new(config, slack),
             scratch: vec![0; LONGEST],
             counters: Counters::default(),
             rest: VecDeque::new(),
@@ -527,11 +526,11 @@ impl Uplink for Vxlan {
         if self.is_sending() {
             return TxRoom::default();
         }
-        TxRoom::of(&self.link, usize::MAX, now, now + self.slack)
+        self.paced.room(now)
     }
 
     fn tx_room_at(&mut self) -> Option<Nanos> {
-        Some(self.link.free_at().saturating_sub(self.slack))
+        Some(self.paced.room_at())
     }
 
     fn tx_burst(
@@ -542,7 +541,7 @@ impl Uplink for Vxlan {
         lost: &mut Lost<'_>,
     ) {
         for TxFrame { frame, on_wire } in frames.drain(..) {
-            self.link.put(now, on_wire);
+            self.paced.link.put(now, on_wire);
             self.rest.push_back(frame);
         }
         self.go_on(now, pool, lost);
@@ -597,11 +596,11 @@ impl Uplink for Vxlan {
     }
 
     fn link(&self) -> &Link {
-        &self.link
+        &self.paced.link
     }
 
     fn link_mut(&mut self) -> &mut Link {
-        &mut self.link
+        &mut self.paced.link
     }
 
     fn statistics(&self) -> Vec<Statistic> {
