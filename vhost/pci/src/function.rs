@@ -93,6 +93,9 @@ pub trait Function: Debug + Send {
     /// Writes 1, 2, 4 or 8 bytes inside a BAR, at an offset that is a multiple of their number.
     fn write(&mut self, bar: u8, offset: u64, data: &[u8], host: &mut dyn Host);
 
+    /// Forgets what outlasts a [reset](Self::reset), which comes behind it: whoever was here has gone.
+    fn forget(&mut self) {}
+
     /// Starts anew: after power-on, a function-level reset, a session's end. Stops its queues and forgets all that its driver made,
     /// here and in the NIC; keeps its [`Environment`].
     fn reset(&mut self, host: &mut dyn Host);

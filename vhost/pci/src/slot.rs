@@ -76,6 +76,7 @@ impl Slot {
         let none = self.no_memory();
         let before = std::mem::replace(&mut self.memory, none);
         self.shared = None;
+        self.function.forget();
         self.reset(host);
         before
     }

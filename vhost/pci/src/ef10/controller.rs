@@ -9,7 +9,7 @@ use vf_model::{
 
 use super::command::Command;
 use super::event::{FULL_DUPLEX, LinkState};
-use super::filter::{self, Installed, Operation};
+use super::filter::{self, Installed, Operation, Said};
 use super::mcdi::{McError, Payload, Reply};
 use super::rss::Contexts;
 use super::{Adaptor, Ef10, regs, stats};
@@ -220,34 +220,45 @@ impl Ef10 {
         Ok(Reply::default())
     }
 
-    /// Changes contexts, and has the NIC spread flows as the driver's own says, if it has one. What the NIC refuses has not changed.
+    /// Changes contexts, and has the NIC spread flows as they say. What the NIC refuses has not changed.
     fn change_rss(
         &mut self,
         host: &mut dyn Host,
         change: impl FnOnce(&mut Contexts) -> Result<Reply, McError>,
     ) -> Result<Reply, McError> {
         self.settle(host)?;
-        let mut rss = self.rss.clone();
-        let reply = change(&mut rss)?;
-        let own = rss.own();
-        if own != self.rss.own() {
-            let asked = host.request(&MailboxRequest::SetRss(own.map(Box::new)));
-            asked.map_err(|why| error_of(&why))?;
+        let before = self.rss.clone();
+        let reply = change(&mut self.rss)?;
+        if let Err(error) = self.tell_spread(host) {
+            self.rss = before;
+            return Err(error);
         }
-        self.rss = rss;
         self.tell_hash(host);
         Ok(reply)
     }
 
+    /// Has the NIC spread flows as the driver's contexts say, over the rings that run now.
+    fn tell_spread(&mut self, host: &mut dyn Host) -> Result<(), McError> {
+        let queues = self.receive.len();
+        let spread = self
+            .rss
+            .spread(queues, || host.policy().rss(host.vf()).key());
+        if spread != self.told_spread {
+            let asked = MailboxRequest::SetRss(spread.clone().map(Box::new));
+            host.request(&asked).map_err(|why| error_of(&why))?;
+            self.told_spread = spread;
+        }
+        Ok(())
+    }
+
     fn filter_op(&mut self, payload: &Payload<'_>, host: &mut dyn Host) -> Result<Reply, McError> {
         let operation = filter::parse(payload, PORT)?;
+        if filter::context(payload).is_some_and(|context| !self.rss.has(context)) {
+            return Err(McError::EINVAL);
+        }
         self.settle(host)?;
         let handle = match operation {
-            Operation::Insert {
-                filter,
-                again,
-                of_any_vlan,
-            } => self.insert(filter, again, of_any_vlan, host)?,
+            Operation::Insert { filter, again } => self.insert(filter, again, host)?,
             Operation::Remove(handle) => {
                 self.remove(handle, host)?;
                 handle
@@ -263,82 +274,126 @@ impl Ef10 {
         Ok(reply.bytes(4, &handle.to_le_bytes()))
     }
 
-    fn insert(
-        &mut self,
-        op: FilterOp,
-        again: bool,
-        of_any_vlan: bool,
-        host: &mut dyn Host,
-    ) -> Result<u64, McError> {
-        let filter = self.meant(op, host)?;
+    fn insert(&mut self, said: Said, again: bool, host: &mut dyn Host) -> Result<u64, McError> {
+        let asked = self.meant(&said, host)?;
         if self.filters.is_full() {
             return Err(McError::ENOSPC);
         }
-        match self.filters.alike(&op) {
-            // The NIC has it once.
-            Some(alike)
-                if alike.op == filter.op && (of_any_vlan || again && !is_station(&op.matches)) => {}
-            Some(_) => return Err(McError::EEXIST),
-            None if filter.asked => ask_filter(host, filter.op)?,
-            None => {}
+        if let Some(alike) = self.filters.alike(&said)
+            && !(again && !is_station(&said.op.matches) && alike.asked == asked)
+        {
+            return Err(McError::EEXIST);
         }
-        Ok(self.filters.add(filter))
+        self.change_asked(None, &[], &asked, host)?;
+        Ok(self.filters.add(Installed { said, asked }))
     }
 
-    /// What the NIC has by a filter, and whether it is asked for that. What is for the VF's addresses goes to its queues as its flows are spread,
-    /// unless what is for its own is for one of several.
+    /// What the NIC is asked for, that a filter be in force. What is for an address of the VF's goes to its queues as its flows are spread, unless the
+    /// filter names one of several, or drops it.
     ///
     /// # Errors
-    /// ENOTSUP: what is for an address that is not the VF's own, for a group or for an unknown one cannot be for another queue than the first, which
-    /// drivers without RSS name.
-    fn meant(&self, op: FilterOp, host: &dyn Host) -> Result<Installed, McError> {
-        let is_own = op.matches == FilterMatch::Mac(mac_of(host));
-        let is_address = filter::is_address(&op.matches);
-        let action = match op.action {
-            DriverAction::Queue(queue) if is_address && !is_own && queue > 0 => {
-                return Err(McError::ENOTSUP);
-            }
-            DriverAction::Queue(_) if is_address && !(is_own && self.receive.len() > 1) => {
-                DriverAction::Receive
-            }
-            action => action,
+    /// EINVAL: there is no such queue. ENOTSUP: of what is unknown the VF receives all, as its flows are spread; and see [`Said::of_address`].
+    fn meant(&self, said: &Said, host: &dyn Host) -> Result<Vec<FilterOp>, McError> {
+        let op = said.op;
+        if let DriverAction::Queue(queue) = op.action
+            && u32::from(queue) >= self.interfaces
+        {
+            return Err(McError::EINVAL);
+        }
+        let received = FilterOp {
+            action: DriverAction::Receive,
+            ..op
         };
-        Ok(Installed {
-            op: FilterOp { action, ..op },
-            said: op.action,
-            asked: !is_own || action != DriverAction::Receive,
-        })
+        match (op.matches, op.action) {
+            (FilterMatch::Mac(mac), action) => {
+                let is_asked = mac != mac_of(host) && action != DriverAction::Drop;
+                let becomes = match action {
+                    DriverAction::Receive => None,
+                    DriverAction::Queue(0) if self.receive.len() < 2 => None,
+                    _ => Some(said.of_address(mac)?),
+                };
+                let received = is_asked.then_some(received);
+                Ok(received.into_iter().chain(becomes).collect())
+            }
+            (
+                FilterMatch::UnknownMulticast | FilterMatch::UnknownUnicast,
+                DriverAction::Receive | DriverAction::Queue(0),
+            ) => Ok(vec![received]),
+            (FilterMatch::UnknownMulticast | FilterMatch::UnknownUnicast, _) => {
+                Err(McError::ENOTSUP)
+            }
+            _ => Ok(vec![op]),
+        }
     }
 
-    /// Has the NIC give what is for the VF's own address to the queue that its filter names, if there are several by now: drivers put in filters before
-    /// they have all their queues.
-    fn name_queue(&mut self, host: &mut dyn Host) -> Result<(), McError> {
-        let own = FilterMatch::Mac(mac_of(host));
-        let Some(was) = self.filters.naming_in_vain(&own) else {
+    /// Has the NIC do what a filter asks for, the one with this handle or a new one, and no longer what it has asked for before; nothing is asked of it
+    /// that another filter has asked for as well.
+    ///
+    /// # Errors
+    /// The NIC refuses what is new; what was before is in force then, unless the NIC refuses that as well.
+    fn change_asked(
+        &self,
+        handle: Option<u64>,
+        before: &[FilterOp],
+        after: &[FilterOp],
+        host: &mut dyn Host,
+    ) -> Result<(), McError> {
+        let alone = |op: &&FilterOp| !self.filters.has_asked(op, handle);
+        let gone = before.iter().filter(|op| !after.contains(op)).filter(alone);
+        let gone: Vec<_> = gone.collect();
+        let new = after.iter().filter(|op| !before.contains(op)).filter(alone);
+        for op in &gone {
+            match ask_filter(host, FilterOp { add: false, ..**op }) {
+                // The administrator has taken it out.
+                Ok(()) | Err(McError::ENOENT) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        let mut done = Vec::new();
+        for op in new {
+            if let Err(error) = ask_filter(host, *op) {
+                for op in done {
+                    let _ = ask_filter(host, FilterOp { add: false, ..op });
+                }
+                for op in gone {
+                    let _ = ask_filter(host, *op);
+                }
+                return Err(error);
+            }
+            done.push(*op);
+        }
+        Ok(())
+    }
+
+    /// Has the NIC give what is for the VF's addresses to the queues that filters name, if there are several by now: drivers put in filters before they
+    /// have all their queues.
+    fn name_queues(&mut self, host: &mut dyn Host) -> Result<(), McError> {
+        if self.receive.len() < 2 {
             return Ok(());
-        };
-        let said = FilterOp {
-            action: was.said,
-            ..was.op
-        };
-        let is = self.meant(said, host)?;
-        if is.asked {
-            ask_filter(host, is.op)?;
-            self.filters.set_alike(is);
+        }
+        for (handle, said) in self.filters.naming_in_vain() {
+            let asked = self
+                .filters
+                .get(handle)
+                .map(|filter| filter.asked.as_slice());
+            let is_own = said.op.matches == FilterMatch::Mac(mac_of(host));
+            // What is left has been the VF's own address before.
+            if !is_own && asked.is_none_or(<[FilterOp]>::is_empty) {
+                continue;
+            }
+            let FilterMatch::Mac(mac) = said.op.matches else {
+                continue;
+            };
+            let becomes = said.of_address(mac)?;
+            self.change_asked(Some(handle), &[], &[becomes], host)?;
+            self.filters.add_asked(handle, becomes);
         }
         Ok(())
     }
 
     fn remove(&mut self, handle: u64, host: &mut dyn Host) -> Result<(), McError> {
         let filter = self.filters.get(handle).ok_or(McError::ENOENT)?;
-        if filter.asked && !self.filters.is_there_again(handle, &filter.op) {
-            let add = false;
-            match ask_filter(host, FilterOp { add, ..filter.op }) {
-                // The administrator has taken it out.
-                Ok(()) | Err(McError::ENOENT) => {}
-                Err(error) => return Err(error),
-            }
-        }
+        self.change_asked(Some(handle), &filter.asked, &[], host)?;
         self.filters.remove(handle);
         Ok(())
     }
@@ -350,32 +405,11 @@ impl Ef10 {
         host: &mut dyn Host,
     ) -> Result<(), McError> {
         let was = self.filters.get(handle).ok_or(McError::ENOENT)?;
-        let is = self.meant(FilterOp { action, ..was.op }, host)?;
-        if was.op.action == is.op.action {
-            self.filters.set(handle, is);
-            return Ok(());
-        }
-        if was.asked && !was.op.is_on_packets() {
-            return Err(McError::ENOTSUP);
-        }
-        if was.asked {
-            ask_filter(
-                host,
-                FilterOp {
-                    add: false,
-                    ..was.op
-                },
-            )?;
-        }
-        if is.asked
-            && let Err(error) = ask_filter(host, is.op)
-        {
-            if was.asked && ask_filter(host, was.op).is_err() {
-                self.filters.remove(handle);
-            }
-            return Err(error);
-        }
-        self.filters.set(handle, is);
+        let mut said = was.said;
+        said.op.action = action;
+        let asked = self.meant(&said, host)?;
+        self.change_asked(Some(handle), &was.asked, &asked, host)?;
+        self.filters.set(handle, Installed { said, asked });
         Ok(())
     }
 
@@ -405,11 +439,13 @@ impl Ef10 {
         if mode.nouni != nouni {
             ask(host, VfRequest::RxMode(RxMode { nouni, ..mode }))?;
         }
-        match self.name_queue(host) {
-            Err(McError::EAGAIN) => Err(McError::EAGAIN),
+        for told in [self.tell_spread(host), self.name_queues(host)] {
             // Where there is no room for it, flows stay spread.
-            _ => Ok(()),
+            if told == Err(McError::EAGAIN) {
+                return told;
+            }
         }
+        Ok(())
     }
 }
 
@@ -531,7 +567,8 @@ fn capabilities() -> Reply {
         // Each transmit queue may segment. Which ports and VFs others have is not for a VF to see.
         .u32(24, regs::INTERFACES)
         .bytes(26, &HIDDEN)
-        .bytes(66, &[64, 16])
+        // Their logarithms: the descriptor caches hold 64 and 16.
+        .bytes(66, &[6, 4])
 }
 
 fn phy() -> Reply {

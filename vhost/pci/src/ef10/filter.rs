@@ -16,17 +16,56 @@ use super::mcdi::{McError, Payload};
 pub(crate) enum Operation {
     /// A filter is put in.
     Insert {
-        filter: FilterOp,
+        filter: Said,
         /// Whether it may be put in again, with another handle: SUBSCRIBE. Whether other VFs may have one with this match follows from the match.
         again: bool,
-        /// It was of an address in one VLAN, or of frames without a tag, for which the NIC has no filter of a driver: it is of all of them now, and the
-        /// driver has one for each of its VLANs. The guest gets more than it asks for, and its VLAN devices take what is theirs.
-        of_any_vlan: bool,
     },
     /// The filter with this handle is taken out.
     Remove(u64),
     /// What becomes of what the filter with this handle matches is another thing.
     Replace(u64, DriverAction),
+}
+
+/// A filter as its driver has said it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Said {
+    pub(crate) op: FilterOp,
+    /// Of an address, and of what is unknown without a tag: in which VLANs.
+    pub(crate) vlans: Vlans,
+}
+
+/// The VLANs of a filter that a driver has in each of its VLANs. Of addresses the NIC has none of the kind: by such a filter the VF receives its
+/// address in all, more than it asks for, and the VLAN devices of the guest take what is theirs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Vlans {
+    /// All of them, and frames without a tag.
+    All,
+    /// None: frames without a tag.
+    Untagged,
+    /// This one.
+    One(Vid),
+}
+
+impl Said {
+    /// Whether this one is on the same frames.
+    pub(crate) fn is_like(&self, other: &Said) -> bool {
+        let matches = |said: &Said| (said.op.matches, said.op.vlan, said.vlans);
+        matches(self) == matches(other)
+    }
+
+    /// The one filter of the NIC that says what becomes of these frames, if they are of an address.
+    ///
+    /// # Errors
+    /// ENOTSUP: the NIC has none that drops what has no tag, or that chooses a queue for one VLAN.
+    pub(crate) fn of_address(&self, mac: MacAddr) -> Result<FilterOp, McError> {
+        let matches = match (self.vlans, self.op.action) {
+            // Drivers without RSS name the first queue in all of their filters.
+            (Vlans::All, _) | (_, DriverAction::Queue(0)) => FilterMatch::Mac(mac),
+            (Vlans::One(vid), DriverAction::Drop) => FilterMatch::MacVlan { mac, vid },
+            _ => return Err(McError::ENOTSUP),
+        };
+        Ok(FilterOp { matches, ..self.op })
+    }
 }
 
 /// Offsets in a request. Unlike all else in MCDI the values of a match are in the order of the wire.
@@ -38,6 +77,7 @@ mod at {
     pub(super) const DESTINATION: usize = 20;
     pub(super) const QUEUE: usize = 24;
     pub(super) const MODE: usize = 28;
+    pub(super) const CONTEXT: usize = 32;
     pub(super) const SRC_MAC: usize = 44;
     pub(super) const SRC_PORT: usize = 50;
     pub(super) const DST_MAC: usize = 52;
@@ -86,16 +126,16 @@ pub(crate) fn parse(payload: &Payload<'_>, port: u32) -> Result<Operation, McErr
             if payload.u32(at::PORT)? != port {
                 return Err(McError::NO_EVB_PORT);
             }
-            let (matches, vlan, of_any_vlan) = matches(payload)?;
+            let (matches, vlan, vlans) = matches(payload)?;
+            let op = FilterOp {
+                add: true,
+                matches,
+                vlan,
+                action: action(payload)?,
+            };
             Ok(Operation::Insert {
-                filter: FilterOp {
-                    add: true,
-                    matches,
-                    vlan,
-                    action: action(payload)?,
-                },
+                filter: Said { op, vlans },
                 again: operation == 2,
-                of_any_vlan,
             })
         }
         1 | 3 => Ok(Operation::Remove(handle()?)),
@@ -104,18 +144,23 @@ pub(crate) fn parse(payload: &Payload<'_>, port: u32) -> Result<Operation, McErr
     }
 }
 
-/// Whether it is by such filters that a VF has addresses.
-pub(super) fn is_address(matches: &FilterMatch) -> bool {
-    matches!(
-        matches,
-        FilterMatch::Mac(_) | FilterMatch::UnknownMulticast | FilterMatch::UnknownUnicast
-    )
+/// The RSS context that a filter which is put in or changed spreads flows by, if it does.
+pub(crate) fn context(payload: &Payload<'_>) -> Option<u32> {
+    let is_put = matches!(payload.u32(at::OPERATION), Ok(0 | 2 | 4));
+    let is_spread = payload.u32(at::DESTINATION) == Ok(HOST) && payload.u32(at::MODE) == Ok(SPREAD);
+    payload
+        .u32(at::CONTEXT)
+        .ok()
+        .filter(|_| is_put && is_spread)
 }
 
+/// Where frames go.
+const DROP: u32 = 0;
+const HOST: u32 = 1;
+/// They are spread over queues.
+const SPREAD: u32 = 1;
+
 fn action(payload: &Payload<'_>) -> Result<DriverAction, McError> {
-    const DROP: u32 = 0;
-    const HOST: u32 = 1;
-    const SPREAD: u32 = 1;
     match payload.u32(at::DESTINATION)? {
         DROP => Ok(DriverAction::Drop),
         HOST if payload.u32(at::MODE)? == SPREAD => Ok(DriverAction::Receive),
@@ -127,8 +172,8 @@ fn action(payload: &Payload<'_>) -> Result<DriverAction, McError> {
     }
 }
 
-/// What is matched, in which VLAN if in one only, and whether it was to be in one but is in all.
-fn matches(payload: &Payload<'_>) -> Result<(FilterMatch, Option<Vid>, bool), McError> {
+/// What is matched, in which VLAN if what is unknown is to be in one only, and in which VLANs an address.
+fn matches(payload: &Payload<'_>) -> Result<(FilterMatch, Option<Vid>, Vlans), McError> {
     let wanted = payload.u32(at::FIELDS)?;
     if BITS.iter().fold(wanted, |left, (_, bit)| left & !bit) != 0 {
         return Err(McError::ENOTSUP);
@@ -149,9 +194,13 @@ fn matches(payload: &Payload<'_>) -> Result<(FilterMatch, Option<Vid>, bool), Mc
     let address = field_bits(MatchFlags::DST_MAC.union(MatchFlags::OUTER_VID));
     let is_address = wanted == address;
     let untagged = be16(MatchFlags::OUTER_VID, at::OUTER_VLAN)? == Some(0);
-    let outer = match untagged || is_address {
+    let outer = match untagged {
         true => None,
         false => vid(MatchFlags::OUTER_VID, at::OUTER_VLAN)?,
+    };
+    let without_tag = match untagged {
+        true => Vlans::Untagged,
+        false => Vlans::All,
     };
     for (bit, unknown) in [
         (UNKNOWN_MULTICAST, FilterMatch::UnknownMulticast),
@@ -160,12 +209,16 @@ fn matches(payload: &Payload<'_>) -> Result<(FilterMatch, Option<Vid>, bool), Mc
         if wanted & bit != 0 {
             let others = wanted & !bit & !field_bits(MatchFlags::OUTER_VID);
             return match others {
-                0 => Ok((unknown, outer, untagged)),
+                0 => Ok((unknown, outer, without_tag)),
                 _ => Err(McError::ENOTSUP),
             };
         }
     }
-    if untagged && !is_address {
+    if is_address {
+        let mac = FilterMatch::Mac(MacAddr(payload.bytes(at::DST_MAC)?));
+        return Ok((mac, None, outer.map_or(without_tag, Vlans::One)));
+    }
+    if untagged {
         // Of such frames there are no other filters.
         return Err(McError::ENOTSUP);
     }
@@ -200,19 +253,17 @@ fn matches(payload: &Payload<'_>) -> Result<(FilterMatch, Option<Vid>, bool), Mc
     };
     match wanted {
         0 => Err(McError::EINVAL),
-        _ => Ok((FilterMatch::of(fields), None, is_address)),
+        _ => Ok((FilterMatch::of(fields), None, Vlans::All)),
     }
 }
 
 /// A filter that a driver has put in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Installed {
-    /// What the NIC has by it.
-    pub(crate) op: FilterOp,
-    /// What becomes of what it matches, as its driver has said it.
-    pub(crate) said: DriverAction,
-    /// Whether the NIC was asked for it; it has that on the VF's own address without.
-    pub(crate) asked: bool,
+    pub(crate) said: Said,
+    /// What the NIC was asked for: that the VF receives what is for an address, what else becomes of that, or what the driver has said. Of what is for the
+    /// VF's own address the first goes without saying.
+    pub(crate) asked: Vec<FilterOp>,
 }
 
 /// Filters of one driver. The NIC bounds those that it is asked for; those on addresses that the VF has had, one after the other, are here
@@ -236,40 +287,42 @@ impl Filters {
     }
 
     /// The filter with this handle.
-    pub(crate) fn get(&self, handle: u64) -> Option<Installed> {
-        self.all.get(&handle).copied()
+    pub(crate) fn get(&self, handle: u64) -> Option<&Installed> {
+        self.all.get(&handle)
     }
 
-    /// One with the match of this one, if there is one.
-    pub(crate) fn alike(&self, op: &FilterOp) -> Option<Installed> {
-        let mut all = self.all.values();
-        let alike = all.find(|filter| (filter.op.matches, filter.op.vlan) == (op.matches, op.vlan));
-        alike.copied()
+    /// One on the frames of this one, if there is one.
+    pub(crate) fn alike(&self, said: &Said) -> Option<&Installed> {
+        self.all.values().find(|filter| filter.said.is_like(said))
     }
 
-    /// Whether there is another one with the match of this one, which has this handle.
-    pub(crate) fn is_there_again(&self, handle: u64, op: &FilterOp) -> bool {
-        let mut others = self.all.iter().filter(|(other, _)| **other != handle);
-        others.any(|(_, filter)| (filter.op.matches, filter.op.vlan) == (op.matches, op.vlan))
+    /// Whether the NIC was asked for this by another one than the one with this handle.
+    pub(crate) fn has_asked(&self, op: &FilterOp, but_for: Option<u64>) -> bool {
+        let others = self
+            .all
+            .iter()
+            .filter(|(handle, _)| Some(**handle) != but_for);
+        others
+            .flat_map(|(_, filter)| &filter.asked)
+            .any(|asked| asked == op)
     }
 
-    /// One with this match that names a queue of which the NIC was not asked.
-    pub(crate) fn naming_in_vain(&self, matches: &FilterMatch) -> Option<Installed> {
-        let mut all = self.all.values();
-        let in_vain = all.find(|filter| {
-            let names = matches!(filter.said, DriverAction::Queue(_));
-            filter.op.matches == *matches && names && !filter.asked
+    /// Those on addresses that name a queue of which the NIC was not asked, with their handles.
+    pub(crate) fn naming_in_vain(&self) -> Vec<(u64, Said)> {
+        let is_named = |op: &FilterOp| matches!(op.action, DriverAction::Queue(_));
+        let in_vain = self.all.iter().filter(|(_, filter)| {
+            let of_address = matches!(filter.said.op.matches, FilterMatch::Mac(_));
+            of_address && is_named(&filter.said.op) && !filter.asked.iter().any(is_named)
         });
-        in_vain.copied()
+        in_vain
+            .map(|(handle, filter)| (*handle, filter.said))
+            .collect()
     }
 
-    /// Those with the match of this one, which the NIC has once, are as this one from now on.
-    pub(crate) fn set_alike(&mut self, filter: Installed) {
-        let matches = |op: &FilterOp| (op.matches, op.vlan);
-        for place in self.all.values_mut() {
-            if matches(&place.op) == matches(&filter.op) {
-                *place = filter;
-            }
+    /// The NIC was asked for this by it, too.
+    pub(crate) fn add_asked(&mut self, handle: u64, op: FilterOp) {
+        if let Some(filter) = self.all.get_mut(&handle) {
+            filter.asked.push(op);
         }
     }
 
@@ -302,8 +355,9 @@ impl Filters {
 
     /// Whether one of them has its VF receive unicast frames by their address.
     pub(crate) fn wants_unicast(&self) -> bool {
-        self.all.values().any(|filter| match filter.op.matches {
-            FilterMatch::Mac(mac) => mac.is_unicast() && filter.op.action != DriverAction::Drop,
+        let mut said = self.all.values().map(|filter| filter.said.op);
+        said.any(|op| match op.matches {
+            FilterMatch::Mac(mac) => mac.is_unicast() && op.action != DriverAction::Drop,
             FilterMatch::UnknownUnicast => true,
             _ => false,
         })
@@ -330,7 +384,7 @@ mod tests {
 
     fn shown(bytes: &[u8]) -> String {
         match parse(&Payload(bytes), PORT) {
-            Ok(Operation::Insert { filter, .. }) => filter.to_string(),
+            Ok(Operation::Insert { filter, .. }) => filter.op.to_string(),
             other => format!("{other:?}"),
         }
     }
@@ -370,26 +424,33 @@ mod tests {
     }
 
     #[test]
-    fn an_address_in_a_vlan_is_one_in_all() {
-        for vid in [[0, 0], [0, 7]] {
+    fn an_address_in_a_vlan_keeps_it() {
+        let mac = MacAddr([2, 0, 0, 0, 0, 7]);
+        for (vid, host, vlans, becomes) in [
+            ([0, 0], 1, Vlans::Untagged, Ok(FilterMatch::Mac(mac))),
+            ([0, 0], 0, Vlans::Untagged, Err(McError::ENOTSUP)),
+            (
+                [0, 7],
+                0,
+                Vlans::One(Vid::new(7).unwrap()),
+                Ok(FilterMatch::MacVlan {
+                    mac,
+                    vid: Vid::new(7).unwrap(),
+                }),
+            ),
+        ] {
             let values = [
-                (at::DST_MAC, &[2, 0, 0, 0, 0, 7][..]),
+                (at::DST_MAC, &mac.0[..]),
                 (at::OUTER_VLAN, &vid),
-                (at::DESTINATION, &[1]),
+                (at::DESTINATION, &[host]),
             ];
-            let bytes = insert(0x110, &values);
-            assert_eq!(
-                shown(&bytes),
-                "add flow-type ether dst 02:00:00:00:00:07 action 0"
-            );
-            let read = parse(&Payload(&bytes), PORT);
-            assert!(matches!(
-                read,
-                Ok(Operation::Insert {
-                    of_any_vlan: true,
-                    ..
-                })
-            ));
+            let read = parse(&Payload(&insert(0x110, &values)), PORT);
+            let Ok(Operation::Insert { filter, .. }) = read else {
+                panic!("{read:?}");
+            };
+            assert_eq!(filter.op.matches, FilterMatch::Mac(mac));
+            assert_eq!(filter.vlans, vlans);
+            assert_eq!(filter.of_address(mac).map(|op| op.matches), becomes);
         }
         // What is for nobody else has its VLAN, unless that is none.
         let host = [(at::DESTINATION, &[1][..])];
@@ -420,24 +481,24 @@ mod tests {
     #[test]
     fn handles_are_not_used_again() {
         let mut filters = Filters::default();
-        let Ok(Operation::Insert { filter: op, .. }) = parse(&Payload(&insert(0x10, &[])), PORT)
+        let Ok(Operation::Insert { filter: said, .. }) = parse(&Payload(&insert(0x10, &[])), PORT)
         else {
             panic!()
         };
         let filter = Installed {
-            op,
-            said: op.action,
-            asked: true,
+            said,
+            asked: vec![said.op],
         };
-        let first = filters.add(filter);
-        assert_eq!(filters.alike(&op), Some(filter));
-        let action = DriverAction::Receive;
-        let op = FilterOp { action, ..op };
-        filters.set(first, Installed { op, ..filter });
+        let first = filters.add(filter.clone());
+        assert_eq!(filters.alike(&said), Some(&filter));
+        assert!(filters.has_asked(&said.op, None) && !filters.has_asked(&said.op, Some(first)));
+        let mut received = filter.clone();
+        received.said.op.action = DriverAction::Receive;
+        filters.set(first, received);
         assert!(!filters.wants_unicast(), "00:00:00:00:00:00 is no station");
         filters.remove(first);
         assert!(filters.is_empty() && filters.get(first).is_none());
-        assert_ne!(filters.add(filter), first);
+        assert_ne!(filters.add(filter.clone()), first);
         filters.clear();
         assert!(filters.is_empty() && filters.add(filter) > first + 1);
     }

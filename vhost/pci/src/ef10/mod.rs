@@ -23,6 +23,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use vf_model::DriverRss;
 use vf_vhost::vring::Vring;
 
 use self::controller::link_of;
@@ -88,6 +89,8 @@ pub struct Ef10 {
     adaptor: Option<Adaptor>,
     filters: Filters,
     rss: rss::Contexts,
+    /// How flows are spread, as the NIC was last told.
+    told_spread: Option<DriverRss>,
     /// Told while the driver has a context: without one, flows are not spread.
     flow_hash: Arc<FlowHash>,
     readings: stats::Readings,
@@ -206,6 +209,8 @@ impl Ef10 {
         self.adaptor = None;
         self.filters.clear();
         self.rss = rss::Contexts::default();
+        // The NIC forgets it with the rest.
+        self.told_spread = None;
         self.tell_hash(host);
         self.is_new_told = false;
         // If the NIC does not hear it now, it does before the next request.

@@ -270,7 +270,10 @@ impl Ef10 {
     ) -> Result<Reply, McError> {
         let instance = payload.u32(0)?;
         let queue = self.receive.remove(&instance);
-        self.fini(Direction::Receive, instance, queue, host)
+        let reply = self.fini(Direction::Receive, instance, queue, host)?;
+        // What is asked for in vain now is asked for again with the next request.
+        let _ = self.settle(host);
+        Ok(reply)
     }
 
     pub(super) fn fini_transmit(

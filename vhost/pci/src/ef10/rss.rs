@@ -1,6 +1,7 @@
-//! RSS contexts as a VF's driver asks for them: shared ones, which spread flows evenly over its first queues, as the NIC does anyway; or one that
-//! is its own (exclusive), whose key, table and flags it writes. A VF spreads its flows in one way, so that a second one of its own, or both
-//! kinds at once, are more than the firmware has (ENOSPC). Spreads nothing: the NIC's policy does, which is told of the one of its own.
+//! RSS contexts as a VF's driver asks for them: shared ones, which spread flows evenly over its first queues, as the NIC does anyway over all that
+//! run; or one that is its own (exclusive), whose key, table and flags it writes. A VF spreads its flows in one way, so that a second one of its own,
+//! or both kinds at once, are more than the firmware has (ENOSPC). Spreads nothing: the NIC's policy does, which is told of the one of its own, and of
+//! shared ones of fewer queues than run.
 
 use std::collections::BTreeMap;
 
@@ -49,15 +50,37 @@ impl Contexts {
         self.all.is_empty()
     }
 
-    /// How the driver spreads the flows of its VF, if it has a context of its own.
-    pub(crate) fn own(&self) -> Option<DriverRss> {
-        self.all.values().find_map(|context| match context {
-            Context::Shared(_) => None,
-            Context::Exclusive(own) => Some(DriverRss {
+    /// Whether the driver has this one.
+    pub(crate) fn has(&self, context: u32) -> bool {
+        self.all.contains_key(&context)
+    }
+
+    /// How the driver spreads the flows of its VF, of which so many receive queues run, if it is not as the NIC does without being told: by a context
+    /// of its own, or over the first queues only, as the largest of its shared ones does. The key of those is the NIC's.
+    pub(crate) fn spread(&self, queues: usize, key: impl FnOnce() -> RssKey) -> Option<DriverRss> {
+        if let Some(own) = self.own() {
+            return Some(DriverRss {
                 key: own.key,
                 spread: RssSpread::of_table(&own.table),
                 types: own.types,
-            }),
+            });
+        }
+        let shared = self.all.values().filter_map(|context| match context {
+            Context::Shared(queues) => Some(*queues),
+            Context::Exclusive(_) => None,
+        });
+        let most = shared.max().filter(|most| (*most as usize) < queues)?;
+        Some(DriverRss {
+            key: key(),
+            spread: RssSpread::Equal(u16::try_from(most).ok()?),
+            types: HashTypes::all(),
+        })
+    }
+
+    fn own(&self) -> Option<&Exclusive> {
+        self.all.values().find_map(|context| match context {
+            Context::Shared(_) => None,
+            Context::Exclusive(own) => Some(&**own),
         })
     }
 

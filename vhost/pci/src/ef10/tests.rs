@@ -389,6 +389,29 @@ impl Driver {
         Ok(u64::from_le_bytes(answer[4..12].try_into().unwrap()))
     }
 
+    /// An RSS context over so many queues that is not its own.
+    fn shared_context(&mut self, queues: u32) -> u32 {
+        let alloc = words(12, &[(0, PORT), (4, 1), (8, queues)]);
+        word(&self.ask(Command::RSS_CONTEXT_ALLOC, &alloc).unwrap(), 0)
+    }
+
+    /// A receive ring beside the first.
+    fn open_another(&mut self, instance: u32) {
+        let ring = RECEIVE as u32 + 0x2000 * instance;
+        let receive = words(
+            36,
+            &[
+                (0, SIZE),
+                (8, instance),
+                (12, instance),
+                (16, 1 << 8),
+                (24, PORT),
+                (28, ring),
+            ],
+        );
+        self.ask(Command::INIT_RXQ, &receive).unwrap();
+    }
+
     fn remove(&mut self, handle: u64) -> Result<Vec<u8>, u32> {
         let mut payload = words(108, &[(0, 1), (12, PORT)]);
         payload[4..12].copy_from_slice(&handle.to_le_bytes());
@@ -514,6 +537,13 @@ fn tcp(dst: [u8; 6], to: [u8; 4], port: u8, payload: usize) -> Vec<u8> {
         0x12, 0x34, 0, port, 0, 0, 0, 1, 0, 0, 0, 2, 0x50, 0x10, 1, 0, 0, 0, 0, 0,
     ]);
     frame.extend((0..payload).map(|i| i as u8));
+    frame
+}
+
+/// The same frame from another port.
+fn with_port(frame: &[u8], port: u8) -> Vec<u8> {
+    let mut frame = frame.to_vec();
+    frame[35] = port;
     frame
 }
 
@@ -1060,7 +1090,8 @@ fn what_is_for_a_vfs_own_address_goes_to_the_queue_that_its_filter_names() {
     driver.ask(Command::INIT_RXQ, &receive).unwrap();
     // By the first filter, which was there before.
     assert!((0..50).all(|port| queue(&driver, port) == 0));
-    assert_eq!(driver.bench.policy.driver_filters(VfIndex(0)).len(), 1);
+    let names = |driver: &Driver| driver.bench.policy.driver_filters(VfIndex(0)).len();
+    assert_eq!(names(&driver), 2, "and that on broadcasts");
     driver.bench.asked.clear();
     // REPLACE, and a filter that is put in anew.
     let mut replace = words(108, &[(0, 4), (12, PORT), (20, 1), (24, 1)]);
@@ -1077,8 +1108,9 @@ fn what_is_for_a_vfs_own_address_goes_to_the_queue_that_its_filter_names() {
     // Spread again.
     replace[4..12].copy_from_slice(&handle.to_le_bytes());
     put(&mut replace, 28, 1);
+    put(&mut replace, 32, driver.shared_context(2));
     driver.ask(Command::FILTER_OP, &replace).unwrap();
-    assert!(driver.bench.policy.driver_filters(VfIndex(0)).is_empty());
+    assert_eq!(names(&driver), 1);
     assert!((0..50).any(|port| queue(&driver, port) == 0));
     assert!((0..50).any(|port| queue(&driver, port) == 1));
     assert_eq!(driver.bench.receivers(&mine), [0]);
@@ -1089,7 +1121,7 @@ fn what_is_for_a_vfs_own_address_goes_to_the_queue_that_its_filter_names() {
         assert_eq!(driver.bench.receivers(&mine), receivers);
     }
     driver.remove(handle).unwrap();
-    assert!(driver.bench.policy.driver_filters(VfIndex(0)).is_empty());
+    assert_eq!(names(&driver), 1);
 }
 
 /// Where there is no room for a filter that names one, or the NIC does not hear it, the driver has its second queue all the same.
@@ -1107,26 +1139,170 @@ fn a_queue_that_a_filter_names_in_vain_is_asked_for_again() {
     assert_eq!(driver.remove(99), Err(11), "EAGAIN");
     driver.bench.is_deaf = false;
     assert_eq!(driver.remove(99), Err(2), "ENOENT");
-    assert_eq!(named(&driver), 1);
+    assert_eq!(named(&driver), 2, "the own address and broadcasts");
     assert_eq!(driver.bench.receive.len(), 2);
     driver.remove(1).unwrap();
-    assert_eq!(named(&driver), 0);
+    assert_eq!(named(&driver), 1);
 }
 
-/// A VF is given what is for its groups as its flows are spread, so that a driver is not told that another queue has it.
 #[test]
-fn what_is_not_for_a_vfs_own_address_is_for_no_queue_but_the_first() {
+fn what_is_for_a_group_goes_to_the_queue_that_its_filter_names() {
     let mut driver = Driver::up(Bench::new(Profile::Ef10));
-    let group: [(usize, &[u8]); 2] = [(52, &[1, 0, 0x5e, 0, 0, 5]), (24, &[1])];
-    assert_eq!(driver.filter(0x10, 2, &group), Err(95), "ENOTSUP");
-    let handle = driver.filter(0x10, 2, &group[..1]).unwrap();
-    let mut replace = words(108, &[(0, 4), (12, PORT), (20, 1), (24, 1)]);
+    let group = [1, 0, 0x5e, 0, 0, 5];
+    let frame = tcp(group, [10, 0, 0, 2], 80, 0);
+    let queues = |driver: &Driver| -> Vec<u16> {
+        let nic = Nic::new(Arc::clone(&driver.bench.policy));
+        let queue = |port| nic.queue(VfIndex(0), &with_port(&frame, port), 2);
+        let mut queues: Vec<_> = (0..50).map(queue).collect();
+        queues.sort_unstable();
+        queues.dedup();
+        queues
+    };
+    driver.open_another(1);
+    let values: [(usize, &[u8]); 2] = [(52, &group), (24, &[1])];
+    let handle = driver.filter(0x10, 2, &values).unwrap();
+    let comes = |driver: &Driver| driver.bench.receivers(&frame).contains(&0);
+    assert!(comes(&driver));
+    assert_eq!(queues(&driver), [1]);
+    let mut replace = words(108, &[(0, 4), (12, PORT), (20, 1), (24, 0)]);
     replace[4..12].copy_from_slice(&handle.to_le_bytes());
-    assert_eq!(driver.ask(Command::FILTER_OP, &replace), Err(95));
-    // Spread over all, which it is.
-    put(&mut replace, 28, 1);
     driver.ask(Command::FILTER_OP, &replace).unwrap();
+    assert_eq!(queues(&driver), [0]);
+    put(&mut replace, 28, 1);
+    put(&mut replace, 32, driver.shared_context(2));
+    driver.ask(Command::FILTER_OP, &replace).unwrap();
+    assert_eq!(queues(&driver), [0, 1]);
+    for destination in [0, 1] {
+        put(&mut replace, 20, destination);
+        driver.ask(Command::FILTER_OP, &replace).unwrap();
+        assert_eq!(comes(&driver), destination == 1);
+    }
     driver.remove(handle).unwrap();
+    assert!(!comes(&driver));
+    // Those on the own address and on broadcasts name the first queue since there is another.
+    assert_eq!(driver.bench.policy.driver_filters(VfIndex(0)).len(), 2);
+    // Of what is unknown a VF receives all, in whichever queue.
+    driver.bench.admin("vf 0 privilege +ALL_MULTICAST");
+    assert_eq!(driver.filter(1 << 30, 2, &[(24, &[1])]), Err(95), "ENOTSUP");
+    assert_eq!(driver.filter_to(0, 1 << 30, 2, &[]), Err(95), "ENOTSUP");
+    driver.filter(1 << 30, 2, &[]).unwrap();
+    assert!(comes(&driver));
+}
+
+/// `ethtool -N DEV flow-type ether dst MAC vlan 5 m 0xf000 action -1`, of a driver that has filters in each VLAN and of one that has not.
+#[test]
+fn what_is_dropped_in_one_vlan_comes_in_the_others() {
+    let mine = tcp(MAC, [10, 0, 0, 2], 80, 0);
+    let came = |driver: &Driver, frame: &[u8]| -> Vec<bool> {
+        let tagged = |vid| [&frame[..12], &[0x81, 0, 0, vid], &frame[12..]].concat();
+        let frames = [frame.to_vec(), tagged(5), tagged(6)];
+        let came = frames.map(|frame| driver.bench.receivers(&frame).contains(&0));
+        came.to_vec()
+    };
+    fn values<'a>(to: &'a [u8; 6], vid: &'a [u8; 2]) -> [(usize, &'a [u8]); 2] {
+        [(52, to), (64, vid)]
+    }
+    let mut driver = Driver::up(Bench::new(Profile::Ef10));
+    let dropped = driver.filter_to(0, 0x110, 0, &values(&MAC, &[0, 5]));
+    assert_eq!(came(&driver, &mine), [true, false, true]);
+    let again = driver.filter_to(0, 0x110, 0, &values(&MAC, &[0, 5]));
+    assert_eq!(again, Err(6), "EEXIST");
+    driver.remove(dropped.unwrap()).unwrap();
+    assert_eq!(came(&driver, &mine), [true; 3]);
+    assert_eq!(
+        driver.filter_to(0, 0x110, 0, &values(&MAC, &[0, 0])),
+        Err(95),
+        "ENOTSUP of frames without a tag"
+    );
+    // Those in each VLAN, of which one is replaced.
+    driver.remove(1).unwrap();
+    driver.filter(0x110, 0, &values(&MAC, &[0, 0])).unwrap();
+    let five = driver.filter(0x110, 0, &values(&MAC, &[0, 5])).unwrap();
+    let mut replace = words(108, &[(0, 4), (12, PORT), (20, 0)]);
+    replace[4..12].copy_from_slice(&five.to_le_bytes());
+    driver.ask(Command::FILTER_OP, &replace).unwrap();
+    assert_eq!(came(&driver, &mine), [true, false, true]);
+    // Another queue there is more than the NIC can: what was stays.
+    put(&mut replace, 20, 1);
+    put(&mut replace, 24, 2);
+    assert_eq!(driver.ask(Command::FILTER_OP, &replace), Err(95), "ENOTSUP");
+    assert_eq!(came(&driver, &mine), [true, false, true]);
+    put(&mut replace, 24, 0);
+    driver.ask(Command::FILTER_OP, &replace).unwrap();
+    assert_eq!(came(&driver, &mine), [true; 3]);
+
+    // A group that is dropped in one VLAN can be subscribed to.
+    let group = [1, 0, 0x5e, 0, 0, 5];
+    let frame = tcp(group, [10, 0, 0, 2], 80, 0);
+    driver
+        .filter_to(0, 0x110, 0, &values(&group, &[0, 5]))
+        .unwrap();
+    assert_eq!(came(&driver, &frame), [false; 3]);
+    driver.filter(0x10, 2, &[(52, &group)]).unwrap();
+    assert_eq!(came(&driver, &frame), [true, false, true]);
+}
+
+#[test]
+fn a_filter_names_a_queue_and_a_context_that_are_there() {
+    let mut driver = Driver::up(Bench::new(Profile::Ef10));
+    let flow: [(usize, &[u8]); 4] = [
+        (92, &[10, 0, 0, 2]),
+        (58, &[0, 53]),
+        (60, &[8, 0]),
+        (66, &[6]),
+    ];
+    let to = |queue: u8, mode: u8, context: u32| {
+        let (queue, mode, context) = ([queue], [mode], context.to_le_bytes());
+        let mut payload = words(108, &[(12, PORT), (16, 0x262), (20, 1)]);
+        let more = [(24, &queue[..]), (28, &mode), (32, &context)];
+        for (at, value) in flow.iter().copied().chain(more) {
+            payload[at..][..value.len()].copy_from_slice(value);
+        }
+        payload
+    };
+    let beyond = u8::try_from(INTERFACES).unwrap();
+    let spread = to(0, 1, 1);
+    for wrong in [&to(beyond, 0, 0), &to(0, 1, 0), &spread] {
+        assert_eq!(driver.ask(Command::FILTER_OP, wrong), Err(22), "EINVAL");
+    }
+    assert_eq!(driver.shared_context(2), 1);
+    driver.ask(Command::FILTER_OP, &spread).unwrap();
+}
+
+#[test]
+fn a_shared_context_spreads_over_its_queues_though_more_run() {
+    let mine = tcp(MAC, [10, 0, 0, 2], 80, 0);
+    let queues = |driver: &Driver| -> Vec<u16> {
+        let nic = Nic::new(Arc::clone(&driver.bench.policy));
+        let running = driver.bench.receive.len() as u16;
+        let queue = |port| nic.queue(VfIndex(0), &with_port(&mine, port), running);
+        let mut queues: Vec<_> = (0..200).map(queue).collect();
+        queues.sort_unstable();
+        queues.dedup();
+        queues
+    };
+    let mut driver = Driver::up(Bench::new(Profile::Ef10));
+    driver.remove(1).unwrap();
+    let context = driver.shared_context(2);
+    let values: [(usize, &[u8]); 3] = [(52, &MAC), (28, &[1]), (32, &[context as u8])];
+    driver.filter(0x10, 0, &values).unwrap();
+    driver.open_another(1);
+    assert_eq!(queues(&driver), [0, 1]);
+    assert!(
+        driver
+            .bench
+            .asked
+            .iter()
+            .all(|asked| !asked.contains("rss"))
+    );
+    driver.open_another(2);
+    assert_eq!(queues(&driver), [0, 1], "of three");
+    driver.ask(Command::FINI_RXQ, &words(4, &[(0, 1)])).unwrap();
+    driver.open_another(1);
+    driver
+        .ask(Command::RSS_CONTEXT_FREE, &words(4, &[(0, context)]))
+        .unwrap();
+    assert_eq!(queues(&driver), [0, 1, 2], "as the NIC does");
 }
 
 #[test]
@@ -1344,6 +1520,8 @@ fn a_nic_that_does_not_hear_now_is_asked_again() {
         driver.ask(Command::VADAPTOR_ALLOC, &words(30, &[(0, PORT)])),
         Ok(Vec::new())
     );
+    let interfaces = words(8, &[(0, 1), (4, 1)]);
+    driver.ask(Command::ALLOC_VIS, &interfaces).unwrap();
     assert_eq!(driver.filter(0x10, 0, &[(52, &MAC)]), Err(11), "EAGAIN");
     driver.bench.is_deaf = false;
     let broadcast = tcp([0xff; 6], [10, 0, 0, 2], 80, 0);

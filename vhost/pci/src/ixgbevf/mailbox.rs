@@ -158,10 +158,9 @@ impl Mailbox {
         self.forget(host);
     }
 
-    /// The function is as after power-on.
-    pub(super) fn power_on(&mut self, host: &mut dyn Host) {
+    /// The driver that has chosen an address is gone.
+    pub(super) fn forget_address(&mut self) {
         self.mac = None;
-        self.reset(host);
     }
 
     /// Forgets all that the driver has asked for, but for its address.

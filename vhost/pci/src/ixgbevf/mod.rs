@@ -25,7 +25,7 @@ use self::queue::{Direction, Queue};
 use crate::flow_hash::FlowHash;
 use crate::function::{Bar, Environment, Function, Host, Identity, MsixLayout, SharedPages};
 
-/// Queue pairs that there are registers for.
+/// Queue pairs that there are registers for at most.
 const QUEUE_PAIRS: u16 = 8;
 
 /// Bytes of the first BAR.
@@ -93,10 +93,11 @@ pub struct Ixgbevf {
 }
 
 impl Ixgbevf {
-    /// A VF with so many queue pairs, 1 to 8, as after power-on.
+    /// A VF with at least so many queue pairs, as after power-on: the silicon gives one 2, 4 or 8, and Linux's driver takes two on a machine with two
+    /// CPUs without asking how many there are.
     #[must_use]
     pub fn new(queue_pairs: u16) -> Ixgbevf {
-        let queue_pairs = queue_pairs.clamp(1, QUEUE_PAIRS);
+        let queue_pairs = queue_pairs.clamp(2, QUEUE_PAIRS).next_power_of_two();
         let flow_hash = Arc::new(FlowHash::default());
         let queue = |pair, way| Queue::new(pair, way, Arc::clone(&flow_hash));
         let queues = (0..queue_pairs).map(|pair| Direction::BOTH.map(|way| queue(pair, way)));
@@ -311,9 +312,14 @@ impl Function for Ixgbevf {
         }
     }
 
+    /// The PF keeps the address that a driver has chosen for its VF.
+    fn forget(&mut self) {
+        self.mailbox.forget_address();
+    }
+
     fn reset(&mut self, host: &mut dyn Host) {
         self.reset_registers(host);
-        self.mailbox.power_on(host);
+        self.mailbox.reset(host);
         self.said_broken = false;
     }
 

@@ -265,6 +265,36 @@ fn the_driver_of_an_ixgbevf_is_interrupted_when_its_vf_is_reset() {
     assert_eq!(kept, [0x81, 7]);
 }
 
+/// As Linux's PF driver has it: peers know the VF by that address.
+#[test]
+fn the_address_that_the_driver_of_an_ixgbevf_has_chosen_outlasts_resets_and_no_session() {
+    use vf_guest::ixgbevf::reg;
+    let host = &mut NoNic::default();
+    let mut slot = Slot::new(Box::new(Ixgbevf::new(2)));
+    slot.power_on(host);
+    slot.write_config(COMMAND, &[6, 0], host);
+    let own = host.policy().mac(host.vf());
+    let chosen = MacAddr([2, 0, 0, 0, 0x55, 1]);
+    let set_up = [
+        (reg::VFMBMEM, 1),
+        (reg::VFMAILBOX, 1),
+        (reg::VFMAILBOX, 2),
+        (reg::VFMBMEM, 2),
+        (reg::VFMBMEM + 4, 2),
+        (reg::VFMBMEM + 8, 0x0155),
+        (reg::VFMAILBOX, 1),
+    ];
+    for (at, value) in set_up {
+        let value: u32 = value;
+        slot.write_bar(0, at, &value.to_le_bytes(), host).unwrap();
+    }
+    assert_eq!(host.policy().mac(host.vf()), chosen);
+    slot.write_config(DEVICE_CONTROL + 1, &[0x80], host);
+    assert_eq!(host.policy().mac(host.vf()), chosen, "function-level reset");
+    slot.power_on(host);
+    assert_eq!(host.policy().mac(host.vf()), own);
+}
+
 #[test]
 fn a_function_reaches_memory_as_long_as_it_is_bus_master() {
     let host = &mut NoNic::default();

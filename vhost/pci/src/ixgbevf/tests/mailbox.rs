@@ -58,6 +58,19 @@ fn a_driver_gets_its_queues_and_learns_that_it_is_in_a_vlan() {
     assert_eq!(queues[1..5], [2, 2, 1, 0]);
 }
 
+/// Linux's driver takes two on a machine with two CPUs, whatever it is told.
+#[test]
+fn a_function_has_as_many_queue_pairs_as_the_silicon_gives_one() {
+    for (wanted, has) in [(1, 2), (2, 2), (3, 4), (5, 8), (8, 8), (9, 8)] {
+        let mut guest = Guest::with(0, Profile::Generic);
+        guest.function = Ixgbevf::new(wanted);
+        guest.map(Some(guest.dma()));
+        let mut driver = guest.start();
+        let queues = driver.ask(&mut guest, &[9]).unwrap();
+        assert_eq!(queues[1..3], [has, has], "{wanted}");
+    }
+}
+
 #[test]
 fn without_trust_a_driver_is_told_that_it_gets_no_more_than_groups() {
     let (mut guest, mut driver) = started(0, Profile::Generic);
@@ -129,6 +142,10 @@ fn an_address_that_the_administrator_has_set_stays() {
     assert_eq!(driver.mac, [2, 0, 0, 0, 0, 0x55], "it may not have it");
     guest.administer("vf 0 trust on");
     driver.ask(&mut guest, &[2, low, high]).unwrap();
+    guest.function.reset(&mut guest.nic);
+    driver.reset(&mut guest).unwrap();
+    assert_eq!(driver.mac, [2, 0, 0, 0, 0, 0x77], "so it does here");
+    guest.function.forget();
     guest.function.reset(&mut guest.nic);
     driver.reset(&mut guest).unwrap();
     assert_eq!(driver.mac, [2, 0, 0, 0, 0, 0x55], "another guest may come");
