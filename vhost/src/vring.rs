@@ -155,6 +155,12 @@ impl Vring {
         })
     }
 
+    /// Whether it is the descriptor ring of a hardware NIC.
+    #[must_use]
+    pub fn is_hardware(&self) -> bool {
+        matches!(self.ring, Ring::Hardware(_))
+    }
+
     /// Whether a stopped hardware ring can be [taken](Self::remapped) to this memory: its descriptors are there.
     pub fn is_in(&self, mem: &GuestMemory) -> bool {
         match &self.ring {

@@ -117,6 +117,9 @@ pub(super) struct RxPort {
     pub(super) changing: bool,
     /// Whether what it is to get is impaired.
     pub(super) impaired: bool,
+    /// Of a VF of hardware, whose filters and tables name queues by their numbers whichever run: one more than the highest number since it had a queue.
+    /// Those of virtio go by their place among the queues in use.
+    numbers: u16,
     /// What deliveries have cost beyond what any may, and nobody has looked at.
     effort: u64,
 }
@@ -168,6 +171,10 @@ impl RxPort {
             .queues
             .partition_point(|s| s.queue.vring().index() < vring.index());
         self.traffic.attach(vring.index());
+        if vring.is_hardware() {
+            let number = queue_pair(vring.index());
+            self.numbers = self.numbers.max(number.saturating_add(1));
+        }
         let broken = vring.is_broken();
         let mut queue = RxQueue::new(vring);
         queue.set_notify(false);
@@ -177,8 +184,17 @@ impl RxPort {
     /// Gives the ring up, and says whether it was known to be broken.
     pub(super) fn detach(&mut self, index: u32) -> Option<(Vring, bool)> {
         let mut slot = take(&mut self.queues, index)?;
+        if self.queues.is_empty() {
+            self.numbers = 0;
+        }
         slot.queue.flush();
         Some((slot.queue.into_vring(), slot.broken))
+    }
+
+    /// Whether all that it is to get goes to one queue.
+    #[inline(always)]
+    pub(super) fn has_one_queue(&self) -> bool {
+        self.queues.len() <= 1 && self.numbers <= 1
     }
 
     /// Tells the driver what it has received, unless that is to wait.
@@ -189,23 +205,30 @@ impl RxPort {
     /// Which of the queues in use a frame to `vf`, whose port this is, belongs in. Always inline: most have one.
     #[inline(always)]
     pub(super) fn queue_of(&self, model: &impl Judge, vf: VfIndex, head: &[u8]) -> u16 {
-        match self.queues.len() {
-            0 | 1 => 0,
-            _ => self.queue_of_several(model, vf, head),
+        match self.has_one_queue() {
+            true => 0,
+            false => self.queue_of_several(model, vf, head),
         }
     }
 
     /// The same where flows are spread over the queues that the driver has enabled.
     fn queue_of_several(&self, model: &impl Judge, vf: VfIndex, head: &[u8]) -> u16 {
+        if self.numbers > 0 {
+            return model.queue(vf, head, self.numbers);
+        }
         match self.queues.iter().filter(|s| usable(s)).count() as u16 {
             0 | 1 => 0,
             in_use => model.queue(vf, head, in_use),
         }
     }
 
-    /// The `queue`th of the queues in use, or the first if there are no longer so many.
+    /// The `queue`th of the queues in use, or the first if there are no longer so many; of a VF of hardware the one with that number, if it runs.
     #[inline]
     fn steer(&mut self, queue: u16) -> Option<&mut Slot<RxQueue>> {
+        if self.numbers > 1 {
+            let mut queues = self.queues.iter_mut();
+            return queues.find(|s| usable(s) && queue_pair(s.queue.vring().index()) == queue);
+        }
         let in_use = || (0..).zip(&self.queues).filter(|(_, s)| usable(s));
         let at = in_use().nth(queue.into()).or_else(|| in_use().next())?.0;
         self.queues.get_mut::<usize>(at)
@@ -532,4 +555,105 @@ pub(super) fn meta(len: u32, offload: &Offload) -> FrameMeta {
 fn meta_of_offload(len: u32, offload: &Offload) -> FrameMeta {
     let gso = offload.gso();
     FrameMeta { len, gso }
+}
+
+#[cfg(test)]
+mod tests {
+    use vf_vhost::control::Coalescing;
+    use vf_vhost::hardware::{
+        Completion, Decoded, DescriptorFormat, DescriptorTable, Doorbell, HardwareConfig,
+        TxRequest, TxState,
+    };
+    use vf_vhost::interrupt_timer::InterruptTimer;
+    use vf_vhost::memory::{GuestMemory, RegionSpec};
+
+    use super::*;
+
+    /// Descriptors that are an address, of buffers of 2 KiB.
+    #[derive(Debug)]
+    struct Plain;
+
+    impl DescriptorFormat for Plain {
+        fn descriptor_size(&self) -> usize {
+            8
+        }
+        fn decode(&self, gpa: u64, _: u64, _: &mut TxState) -> Decoded {
+            Decoded::Buffer {
+                gpa,
+                len: 2048,
+                last: true,
+                report: true,
+                asks: false,
+            }
+        }
+        fn request(&self, _: [u64; 2], _: &mut TxState) -> TxRequest {
+            TxRequest::default()
+        }
+        fn complete(&mut self, _: &DescriptorTable<'_>, _: &[Completion]) -> Result<(), RingError> {
+            Ok(())
+        }
+        fn raise(&mut self) -> bool {
+            false
+        }
+        fn coalescing(&self) -> Coalescing {
+            Coalescing::default()
+        }
+        fn timer(&self) -> Option<&InterruptTimer> {
+            None
+        }
+    }
+
+    fn ring(number: u32) -> Vring {
+        let fd = rustix::fs::memfd_create("guest", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
+        rustix::fs::ftruncate(&fd, 0x1_0000).unwrap();
+        let spec = RegionSpec {
+            guest_addr: 0,
+            size: 0x1_0000,
+            user_addr: 0,
+            mmap_offset: 0,
+        };
+        let memory = GuestMemory::map(vec![(spec, fd)]).unwrap();
+        let config = HardwareConfig {
+            index: 2 * number,
+            size: 16,
+            tables: vec![0x8000],
+            base: 0,
+        };
+        let doorbell = Arc::new(Doorbell::new().unwrap());
+        doorbell.ring(8);
+        Vring::hardware(&config, memory, Box::new(Plain), doorbell).unwrap()
+    }
+
+    /// As DPDK stops one of several (`port 0 rxq 1 stop`): what is for it is lost, and what is for those behind it stays theirs.
+    #[test]
+    fn a_queue_of_hardware_that_is_stopped_moves_no_other() {
+        let mut port = RxPort::default();
+        (0..3).for_each(|number| port.attach(ring(number)));
+        let frame = FrameBuf {
+            data: vec![2; 60],
+            ..FrameBuf::default()
+        };
+        let deliver = |port: &mut RxPort, queue| {
+            let before: Vec<_> = (0..3).map(|at| port.traffic.packets(2 * at)).collect();
+            let delivery = port.deliver(queue, &frame, TagEdit::Keep, 60, 0);
+            let got = (0..3).map(|at| port.traffic.packets(2 * at) - before[at as usize]);
+            (delivery.drop(), got.collect::<Vec<_>>())
+        };
+        assert_eq!(deliver(&mut port, 2), (None, vec![0, 0, 1]));
+        drop(port.detach(2));
+        assert_eq!(deliver(&mut port, 2), (None, vec![0, 0, 1]));
+        assert_eq!(deliver(&mut port, 0), (None, vec![1, 0, 0]));
+        let lost = (Some(DropReason::RingDisabled), vec![0; 3]);
+        assert_eq!(deliver(&mut port, 1), lost);
+        drop(port.detach(4));
+        assert_eq!(
+            deliver(&mut port, 2),
+            lost,
+            "the last one that runs is no other"
+        );
+        assert!(!port.has_one_queue());
+        drop(port.detach(0));
+        port.attach(ring(0));
+        assert!(port.has_one_queue());
+    }
 }

@@ -237,9 +237,9 @@ impl Ef10 {
         Ok(reply)
     }
 
-    /// Has the NIC spread flows as the driver's contexts say, over the rings that run now.
+    /// Has the NIC spread flows as the driver's contexts say, over the rings that there are.
     fn tell_spread(&mut self, host: &mut dyn Host) -> Result<(), McError> {
-        let queues = self.receive.len();
+        let queues = self.receive_numbers;
         let spread = self
             .rss
             .spread(queues, || host.policy().rss(host.vf()).key());
@@ -309,7 +309,7 @@ impl Ef10 {
                 let is_asked = mac != mac_of(host) && action != DriverAction::Drop;
                 let becomes = match action {
                     DriverAction::Receive => None,
-                    DriverAction::Queue(0) if self.receive.len() < 2 => None,
+                    DriverAction::Queue(0) if self.receive_numbers < 2 => None,
                     _ => Some(said.of_address(mac)?),
                 };
                 let received = is_asked.then_some(received);
@@ -368,7 +368,7 @@ impl Ef10 {
     /// Has the NIC give what is for the VF's addresses to the queues that filters name, if there are several by now: drivers put in filters before they
     /// have all their queues.
     fn name_queues(&mut self, host: &mut dyn Host) -> Result<(), McError> {
-        if self.receive.len() < 2 {
+        if self.receive_numbers < 2 {
             return Ok(());
         }
         for (handle, said) in self.filters.naming_in_vain() {

@@ -98,6 +98,8 @@ pub struct Ef10 {
     is_new_told: bool,
     events: BTreeMap<u32, Arc<EventQueue>>,
     receive: BTreeMap<u32, FrameQueue>,
+    /// One more than the highest number of a receive ring since there was one.
+    receive_numbers: usize,
     transmit: BTreeMap<u32, FrameQueue>,
     /// Rings that have no memory now.
     waiting: Vec<Vring>,

@@ -234,6 +234,8 @@ impl Ef10 {
         });
         let queue = self.start(Direction::Receive, init, format, host)?;
         self.receive.insert(instance, queue);
+        let number = (instance as usize).saturating_add(1);
+        self.receive_numbers = self.receive_numbers.max(number);
         // What is asked for in vain now is asked for again with the next filter.
         let _ = self.settle(host);
         Ok(Reply::default())
@@ -270,6 +272,9 @@ impl Ef10 {
     ) -> Result<Reply, McError> {
         let instance = payload.u32(0)?;
         let queue = self.receive.remove(&instance);
+        if self.receive.is_empty() {
+            self.receive_numbers = 0;
+        }
         let reply = self.fini(Direction::Receive, instance, queue, host)?;
         // What is asked for in vain now is asked for again with the next request.
         let _ = self.settle(host);
@@ -320,6 +325,7 @@ impl Ef10 {
         }
         self.waiting.clear();
         self.receive.clear();
+        self.receive_numbers = 0;
         self.transmit.clear();
         for events in self.events.values() {
             events.close();

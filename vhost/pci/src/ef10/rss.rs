@@ -55,7 +55,7 @@ impl Contexts {
         self.all.contains_key(&context)
     }
 
-    /// How the driver spreads the flows of its VF, of which so many receive queues run, if it is not as the NIC does without being told: by a context
+    /// How the driver spreads the flows of its VF, which has so many receive queues, if it is not as the NIC does without being told: by a context
     /// of its own, or over the first queues only, as the largest of its shared ones does. The key of those is the NIC's.
     pub(crate) fn spread(&self, queues: usize, key: impl FnOnce() -> RssKey) -> Option<DriverRss> {
         if let Some(own) = self.own() {

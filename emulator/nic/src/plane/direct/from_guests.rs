@@ -117,7 +117,7 @@ impl DirectPlane {
                     To::Vf(to) => {
                         let port = &rx.ports[to.index()];
                         let at = port.queue_of(nic, to, frame.head());
-                        one_queue = port.queues.len() <= 1;
+                        one_queue = port.has_one_queue();
                         if run.is_none_or(|run| (run.to, run.insert, run.queue) != (to, insert, at))
                         {
                             if let Some(run) = run {
