@@ -22,7 +22,8 @@ use crate::device_queue::DeviceQueue;
 use crate::error::RingError;
 use crate::features::VirtioFeatures;
 use crate::frame::{FrameBuf, TagEdit};
-use crate::hardware::{RX_PREFIX_MAX, RxNote, rx_note};
+use crate::hardware::rx_note::{self, TransportSum};
+use crate::hardware::{RX_PREFIX_MAX, RxNote};
 pub use crate::limits::{BURST_EFFORT, EFFORTLESS};
 use crate::limits::{FRAME_DESCRIPTORS, HEAD_MAX, SEGMENTS_MAX};
 use crate::memory::{GuestMemory, GuestSlice, GuestSliceMut, UnmarkedSlice, Window};
@@ -78,6 +79,8 @@ trait PlainFrame {
     fn head(&self) -> &[u8];
     /// Writes it to what is behind the virtio-net header, exactly as long as the frame.
     fn write(&self, from: &mut Self::From<'_>, to: &UnmarkedSlice<'_>) -> Result<(), RingError>;
+    /// Adds what is behind the head to a sum that was begun with that.
+    fn sum_up(&self, from: &mut Self::From<'_>, sum: &mut TransportSum);
 }
 
 impl PlainFrame for TxFrame {
@@ -97,6 +100,9 @@ impl PlainFrame for TxFrame {
     #[inline(always)]
     fn write(&self, from: &mut Window<'_>, to: &UnmarkedSlice<'_>) -> Result<(), RingError> {
         self.write_plain(from, to)
+    }
+    fn sum_up(&self, from: &mut Window<'_>, sum: &mut TransportSum) {
+        self.sum_up_received(from, sum);
     }
 }
 
@@ -118,6 +124,9 @@ impl PlainFrame for Box<FrameBuf> {
     fn write(&self, (): &mut (), to: &UnmarkedSlice<'_>) -> Result<(), RingError> {
         to.copy_from(&self.data);
         Ok(())
+    }
+    fn sum_up(&self, (): &mut (), sum: &mut TransportSum) {
+        sum.add(self.data.get(self.head().len()..).unwrap_or_default());
     }
 }
 

@@ -242,6 +242,8 @@ pub struct Received {
     pub bytes: Vec<u8>,
     /// Whether its checksum is said to be right.
     pub checked: bool,
+    /// Whether one of its checksums is said to be wrong.
+    pub wrong: bool,
     /// The tag that was taken out.
     pub vlan: Option<u16>,
     /// The hash of its flow, behind its kind: 1, 3, 7 and 8 are of ports, too (82599 data sheet 7.1.2.8).
@@ -488,7 +490,8 @@ impl Ixgbevf {
             registers.write(reg::RX + reg::TAIL, self.rx.next.into());
             if status & 2 != 0 {
                 let mut received = std::mem::take(&mut self.received);
-                received.checked = status & 0x20 != 0;
+                received.wrong = status & 3 << 30 != 0;
+                received.checked = status & 0x20 != 0 && !received.wrong;
                 received.vlan = (status & 8 != 0).then_some((rest >> 48) as u16);
                 let kind = (first & 0xf) as u8;
                 received.hash = (kind != 0).then_some((kind, (first >> 32) as u32));

@@ -429,8 +429,9 @@ impl Sfc {
             .map_or(0, |hash| u32::from_le_bytes(*hash));
         self.received.push_back(Received {
             bytes: whole,
-            // What class of packet it says that it is: TCP or UDP only of those whose checksums are right.
-            checked: matches!(event >> 45 & 7, 1 | 2),
+            // What class of packet it says that it is: TCP or UDP only of those whose checksums were looked at.
+            checked: matches!(event >> 45 & 7, 1 | 2) && event & 3 << 25 == 0,
+            wrong: event & 3 << 25 != 0,
             vlan: None,
             hash: (hash != 0).then_some((0, hash)),
         });

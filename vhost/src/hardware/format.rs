@@ -80,8 +80,9 @@ pub trait DescriptorFormat: Debug + Send {
         false
     }
 
-    /// Whether it is told of a received frame how many tags it has, and whether the checksum of an IPv4 header is wrong for which nobody vouches.
-    fn checks_headers(&self) -> bool {
+    /// Whether it is told of a received frame how many tags it has, and which of its checksums are wrong for which nobody vouches: of an IPv4 header, and
+    /// of TCP or UDP behind it.
+    fn checks_sums(&self) -> bool {
         false
     }
 

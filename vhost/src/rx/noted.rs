@@ -16,7 +16,8 @@ use super::{PlainFrame, Rest, RxOutcome, RxQueue};
 use crate::device_queue::DeviceQueue;
 use crate::error::RingError;
 use crate::frame::TagEdit;
-use crate::hardware::{DescriptorFormat, RxNote, rx_note};
+use crate::hardware::rx_note::{self, TransportSum};
+use crate::hardware::{DescriptorFormat, RxNote};
 
 impl RxQueue {
     /// The same into a hardware ring, of frames that are not changed on the way.
@@ -30,7 +31,7 @@ impl RxQueue {
         };
         let hashes = ring.format_mut().hashes();
         let (memory, chains, format, mut received) = ring.upcoming_of()?;
-        let (strips, checks) = (format.strips_tags(), format.checks_headers());
+        let (strips, checks) = (format.strips_tags(), format.checks_sums());
         let header_len = self.header_len;
         let mut to = memory.window(self.hint);
         let (mut n, mut failed) = (0, None);
@@ -50,6 +51,10 @@ impl RxQueue {
             }
             if checks {
                 note = note.with_headers(head, TagEdit::Keep);
+                if let Some(mut sum) = TransportSum::of(head, frame.len() as usize) {
+                    frame.sum_up(from, &mut sum);
+                    note = sum.is_right().map_or(note, |is| note.with_transport(is));
+                }
             }
             let Some(buffer) = to.slice_mut(buffer.gpa, total) else {
                 break; // the long way says what is wrong
@@ -88,8 +93,29 @@ impl RxQueue {
     ) -> Result<RxOutcome, RingError> {
         let delta = isize::from(edit.delta(head));
         let total = (self.header_len + len).saturating_add_signed(delta);
+        let note = self.with_sum(note, head, &rest, len);
         // What it does not take has been done before.
         self.put_over_chains(Offload::default(), head, rest, total, edit, note)
+    }
+}
+
+impl RxQueue {
+    /// The same note, and whether the checksum of what the frame of `len` bytes carries is right, if the ring's driver is told that and nobody vouches.
+    fn with_sum(&mut self, note: RxNote, head: &[u8], rest: &Rest<'_>, len: usize) -> RxNote {
+        let Some(ring) = self.vring.ring.hardware() else {
+            return note;
+        };
+        if note.checked() || !ring.format().checks_sums() {
+            return note;
+        }
+        let Some(mut sum) = TransportSum::of(head, len) else {
+            return note;
+        };
+        match rest {
+            Rest::Private(bytes) => sum.add(bytes),
+            Rest::Guest(tx, frame) => frame.sum_up_received(&mut tx.window(), &mut sum),
+        }
+        sum.is_right().map_or(note, |is| note.with_transport(is))
     }
 }
 
@@ -106,7 +132,7 @@ pub(super) fn note(
     };
     let hash = format.hashes().then(|| format.hash(head)).flatten();
     let note = RxNote::of(head, checked, vlan).with_hash(hash);
-    let note = match format.checks_headers() {
+    let note = match format.checks_sums() {
         true => note.with_headers(head, edit),
         false => note,
     };

@@ -20,9 +20,10 @@ use crate::chain::Segment;
 use crate::device_queue::DeviceQueue;
 use crate::error::{FrameFault, RingError};
 use crate::frame::TAG_AT;
+use crate::hardware::rx_note::TransportSum;
 use crate::hardware::{Left, SumUp, TxRequest};
 use crate::limits::{HEAD_MAX, MIN_FRAME};
-use crate::memory::{GuestMemory, GuestSlice};
+use crate::memory::{GuestMemory, GuestSlice, Window};
 
 static CRC32C: Crc<u32> = Crc::<u32>::new(&CRC_32_ISCSI);
 /// Where the checksum is in an SCTP header.
@@ -153,7 +154,8 @@ impl TxFrame {
         let mut digest = CRC32C.digest();
         digest.update(&self.head[start..head_len]);
         let all = self.len as usize;
-        self.for_copies(all, memory, |part| digest.update(part))?;
+        let copied = &mut memory.window(0);
+        self.for_copies(all, copied, |part| digest.update(part))?;
         self.head[field].copy_from_slice(&digest.finalize().to_le_bytes());
         Ok(())
     }
@@ -176,21 +178,28 @@ impl TxFrame {
         }
         let mut sum = PieceSum::default();
         sum.add(&self.head[start..in_head]);
-        self.for_copies(end, memory, |part| sum.add(part))?;
+        self.for_copies(end, &mut memory.window(0), |part| sum.add(part))?;
         self.head[field..field + 2].copy_from_slice(&sum.checksum().to_be_bytes());
         Ok(())
+    }
+
+    /// Adds what is in guest memory only to a sum that was begun with the head. One that cannot be read stays without its end.
+    pub(crate) fn sum_up_received(&self, memory: &mut Window<'_>, sum: &mut TransportSum) {
+        if sum.goes_on() {
+            let _ = self.for_copies(self.len as usize, memory, |part| sum.add(part));
+        }
     }
 
     /// Calls `f` with copies of what is in guest memory only of the frame's first `end` bytes, one behind the other.
     fn for_copies(
         &self,
         end: usize,
-        memory: &GuestMemory,
+        memory: &mut Window<'_>,
         mut f: impl FnMut(&[u8]),
     ) -> Result<(), RingError> {
         let mut left = end.saturating_sub(usize::from(self.head_len));
         let mut copy = [0; 2048];
-        self.for_rest(&mut memory.window(0), |piece| {
+        self.for_rest(memory, |piece| {
             let mut at = 0;
             while at < piece.len() && left > 0 {
                 let n = (piece.len() - at).min(copy.len()).min(left);

@@ -117,7 +117,7 @@ impl DescriptorFormat for ReceiveFormat {
         prefix
     }
 
-    fn checks_headers(&self) -> bool {
+    fn checks_sums(&self) -> bool {
         true
     }
 
@@ -142,15 +142,20 @@ impl DescriptorFormat for ReceiveFormat {
                 goes_on: !chain.last,
                 tags: chain.note.tags(),
                 bad_ip_checksum: chain.note.has_bad_ip_checksum(),
-                network: match chain.note.network() {
-                    Network::Other => 0,
-                    Network::Ipv4 => 1,
-                    Network::Ipv6 => 2,
+                bad_transport_checksum: chain.note.transport_is_right() == Some(false),
+                network: match (chain.note.network(), chain.note.is_fragment()) {
+                    (Network::Other, _) if chain.note.is_arp() => 5,
+                    (Network::Other, _) => 0,
+                    (Network::Ipv4, false) => 1,
+                    (Network::Ipv6, false) => 2,
+                    (Network::Ipv4, true) => 4,
+                    (Network::Ipv6, true) => 6,
                 },
-                // A driver takes the checksums of these for verified.
-                transport: match chain.note.transport() {
-                    Transport::Tcp if chain.note.checked() => 1,
-                    Transport::Udp if chain.note.checked() => 2,
+                // A driver takes the checksums of these for verified, unless they are said to be wrong.
+                transport: match (chain.note.transport(), chain.note.transport_is_right()) {
+                    (_, None) => 0,
+                    (Transport::Tcp, _) => 1,
+                    (Transport::Udp, _) => 2,
                     _ => 0,
                 },
             })

@@ -64,9 +64,11 @@ pub(crate) struct Received {
     pub(crate) tags: u8,
     /// Whether the checksum of its IPv4 header is wrong.
     pub(crate) bad_ip_checksum: bool,
-    /// The kind of packet: 1 IPv4, 2 IPv6, 0 another.
+    /// Whether that of what it carries is.
+    pub(crate) bad_transport_checksum: bool,
+    /// The kind of packet: 1 IPv4, 2 IPv6, 4 and 6 a part of one, 5 ARP, 0 another.
     pub(crate) network: u8,
-    /// What is in it, if its checksums are right: 1 TCP, 2 UDP, 0 another.
+    /// What is in it, if its checksum was looked at: 1 TCP, 2 UDP, 0 another.
     pub(crate) transport: u8,
 }
 
@@ -93,6 +95,7 @@ impl Event {
                 | u64::from(received.transport & 7) << 45
                 | u64::from(received.network & 7) << 42
                 | u64::from(received.tags & 7) << 39
+                | u64::from(received.bad_transport_checksum) << 26
                 | u64::from(received.bad_ip_checksum) << 25
                 | u64::from(received.label & 0x1f) << 16
                 | u64::from(received.goes_on) << 14

@@ -799,11 +799,7 @@ fn a_received_frame_has_a_prefix_and_goes_over_as_many_buffers_as_it_takes() {
     let frame = tcp(MAC, [10, 0, 0, 2], 80, 10);
     driver.deliver(&frame);
     let events = driver.events();
-    assert_eq!(
-        events[0] >> 42 & 0x3f,
-        1,
-        "IPv4, of which nobody has looked at the checksums"
-    );
+    assert_eq!(events[0] >> 42 & 0x3f, 1 | 1 << 3, "IPv4 and TCP");
     driver.received(&events);
     // So many buffers as there were, less what has been used.
     let mut delivered = 0;
@@ -1328,6 +1324,38 @@ fn an_event_of_a_received_frame_has_its_tags_and_a_wrong_ip_checksum() {
             frame.splice(12..12, [0x81, 0, 0, 5]);
         }
     }
+}
+
+#[test]
+fn an_event_says_what_a_frame_is_and_whether_its_checksum_is_right() {
+    let mut driver = Driver::up(Bench::new(Profile::Ef10));
+    driver.events();
+    let mut said = |frame: &[u8]| {
+        driver.deliver(frame);
+        let events = driver.events();
+        driver.received(&events);
+        let event = events[0];
+        (event >> 42 & 7, event >> 45 & 7, event >> 26 & 1)
+    };
+    // Beyond the head of a frame, too.
+    for payload in [10, 1000] {
+        let wrong = tcp(MAC, [10, 0, 0, 2], 80, payload);
+        let mut right = wrong.clone();
+        let len = right.len() as u32;
+        let found = vf_packet::partial_checksum(&mut right, len).unwrap();
+        let made = found.unwrap().partial;
+        vf_packet::checksum::complete(&mut right, made.start, made.offset).unwrap();
+        assert_eq!(said(&right), (1, 1, 0));
+        assert_eq!(said(&wrong), (1, 1, 1));
+        let mut part = right.clone();
+        part[20] = 0x20;
+        assert_eq!(said(&part), (4, 0, 0));
+        part[23] = 17;
+        part[20] = 0x40;
+        assert_eq!(said(&part), (1, 0, 0), "UDP of another length");
+    }
+    let arp = [&[0xff; 6][..], &MAC, &[8, 6], &[0; 46]].concat();
+    assert_eq!(said(&arp), (5, 0, 0));
 }
 
 #[test]

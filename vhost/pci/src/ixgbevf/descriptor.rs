@@ -36,8 +36,13 @@ const RX_END: u32 = 1 << 1;
 const RX_TAG: u32 = 1 << 3;
 const RX_CHECKED: u32 = 1 << 5;
 const RX_IP_CHECKED: u32 = 1 << 6;
+/// Of its errors: what was checked is wrong.
+const RX_TRANSPORT_WRONG: u32 = 1 << 30;
+const RX_IP_WRONG: u32 = 1 << 31;
 const RX_IPV4: u64 = 1 << 4;
+const RX_IPV4_OPTIONS: u64 = 1 << 5;
 const RX_IPV6: u64 = 1 << 6;
+const RX_IPV6_EXTENSIONS: u64 = 1 << 7;
 const RX_TCP: u64 = 1 << 8;
 const RX_UDP: u64 = 1 << 9;
 const RX_SCTP: u64 = 1 << 10;
@@ -212,6 +217,11 @@ impl DescriptorFormat for RxFormat {
         self.strips.load(Ordering::Relaxed)
     }
 
+    /// A driver that looks at errors alone (DPDK's) takes what has none for right.
+    fn checks_sums(&self) -> bool {
+        true
+    }
+
     fn hashes(&mut self) -> bool {
         self.flow_hash.update()
     }
@@ -258,12 +268,13 @@ impl DescriptorFormat for RxFormat {
     }
 }
 
-/// The kind of a packet with its hash in the upper half, and the status, as far as it is about the packet. What nobody has checked is
-/// left to the driver.
+/// The kind of a packet with its hash in the upper half, and the status with the errors, as far as it is about the packet.
 fn said(note: RxNote) -> (u64, u32) {
     let network = match note.network() {
         Network::Other => 0,
+        Network::Ipv4 if note.has_extensions() => RX_IPV4 | RX_IPV4_OPTIONS,
         Network::Ipv4 => RX_IPV4,
+        Network::Ipv6 if note.has_extensions() => RX_IPV6 | RX_IPV6_EXTENSIONS,
         Network::Ipv6 => RX_IPV6,
     };
     let transport = match note.transport() {
@@ -273,12 +284,17 @@ fn said(note: RxNote) -> (u64, u32) {
         Transport::Sctp => RX_SCTP,
     };
     let mut status = if note.vlan().is_some() { RX_TAG } else { 0 };
-    if note.checked() {
-        status |= match note.network() {
-            Network::Ipv4 => RX_IP_CHECKED | RX_CHECKED,
-            _ => RX_CHECKED,
-        };
+    if note.network() == Network::Ipv4 {
+        status |= RX_IP_CHECKED;
     }
+    if note.has_bad_ip_checksum() {
+        status |= RX_IP_WRONG;
+    }
+    status |= match note.transport_is_right() {
+        None => 0,
+        Some(true) => RX_CHECKED,
+        Some(false) => RX_CHECKED | RX_TRANSPORT_WRONG,
+    };
     (network | transport | hash(note), status)
 }
 
@@ -402,7 +418,7 @@ mod tests {
         assert_eq!(said(v4, Transport::Tcp, true, None), (0x110, 0x60));
         assert_eq!(said(v6, Transport::Udp, true, Some(0)), (0x240, 0x28));
         assert_eq!(said(v6, Transport::Udp, false, None), (0x240, 0));
-        assert_eq!(said(v4, Transport::Sctp, false, None), (0x410, 0));
+        assert_eq!(said(v4, Transport::Sctp, false, None), (0x410, 0x40));
         assert_eq!(said(Network::Other, Transport::Other, false, None), (0, 0));
     }
 }

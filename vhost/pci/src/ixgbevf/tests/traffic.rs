@@ -83,14 +83,51 @@ fn checksums_are_made_and_said_to_be_right() {
         let _ = verify(&got.bytes);
         assert_eq!(driver.reap(), 2, "the context, too");
     }
-    // Checked by nobody, and sent as it is.
-    let mut frame = super_frame(false, 0, 1000);
-    checksum::complete(&mut frame, 34, 16).unwrap();
-    assert!(driver.send(&frame, &Ask::default()));
-    driver.kick(&mut guest);
-    carry(&mut guest, &mut peer);
-    let got = other.recv(&mut peer).unwrap();
-    assert_eq!((got.checked, got.bytes), (false, frame));
+}
+
+/// What nobody vouches for the NIC looks at, as far as it goes: a driver that looks at errors alone takes what has none for right.
+#[test]
+fn checksums_that_come_are_looked_at() {
+    let (mut guest, mut peer, mut driver, mut other) = pair();
+    let mut said = |frame: &[u8]| {
+        assert!(driver.send(frame, &Ask::default()));
+        driver.kick(&mut guest);
+        assert_eq!(carry(&mut guest, &mut peer), 1);
+        driver.reap();
+        let got = other.recv(&mut peer).unwrap();
+        assert_eq!(got.bytes, frame);
+        (got.checked, got.wrong)
+    };
+    let (right, wrong, unknown) = ((true, false), (false, true), (false, false));
+    // Within the head of a frame, beyond it, and over two buffers.
+    for payload in [10, 1000, 3000] {
+        for v6 in [false, true] {
+            let mut frame = super_frame(v6, 0, payload);
+            let layout = TcpLayout::parse(&frame).unwrap();
+            checksum::complete(&mut frame, layout.tcp as u16, 16).unwrap();
+            if !v6 {
+                frame[24..26].fill(0);
+                let sum = checksum::Sum::default().with(&frame[14..34]).checksum();
+                frame[24..26].copy_from_slice(&sum.to_be_bytes());
+            }
+            assert_eq!(said(&frame), right, "{payload} {v6}");
+            let mut last = frame.clone();
+            *last.last_mut().unwrap() ^= 1;
+            assert_eq!(said(&last), wrong, "{payload} {v6}");
+            if !v6 {
+                let mut header = frame.clone();
+                header[25] ^= 1;
+                assert_eq!(said(&header), wrong, "IPv4 header");
+                let mut part = frame.clone();
+                part[20] = 0x20;
+                part[24..26].fill(0);
+                let sum = checksum::Sum::default().with(&part[14..34]).checksum();
+                part[24..26].copy_from_slice(&sum.to_be_bytes());
+                assert_eq!(said(&part), unknown, "a part of a packet");
+            }
+        }
+    }
+    assert_eq!(said(&[9; 60]), unknown);
 }
 
 /// The definition, a bit at a time.
