@@ -687,6 +687,20 @@ mod tests {
     }
 
     #[test]
+    fn a_key_may_stand_behind_the_spread_as_for_ethtool() {
+        let key = ["6d"; 40].join(":");
+        for spread in ["equal 2", "weight 3 1", "default"] {
+            let in_front = parse(&format!("vf 0 rss hkey {key} {spread}"));
+            assert!(in_front.is_ok(), "{in_front:?}");
+            let behind = parse(&format!("vf 0 rss {spread} hkey {key}"));
+            assert_eq!(behind, in_front, "{spread}");
+        }
+        let twice = parse(&format!("vf 0 rss hkey {key} equal 2 hkey {key}"));
+        let said = twice.unwrap_err().to_string();
+        assert!(said.contains("nothing more may follow"), "{said}");
+    }
+
+    #[test]
     fn a_nic_may_be_named_as_a_device() {
         for (said, dev, means) in [
             ("link set dev a vf 0 vlan 5", Some("a"), "vf 0 set vlan 5"),

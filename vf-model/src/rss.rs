@@ -423,7 +423,7 @@ impl<S: AsRef<str>> Words<'_, S> {
         })
     }
 
-    /// `[hkey KEY] [equal N|weight W0 W1 ...|table Q0 ... Q127|default]`, as after `ethtool -X DEV`, which has no tables.
+    /// `[hkey KEY] [equal N|weight W0 W1 ...|table Q0 ... Q127|default]`, in either order, as after `ethtool -X DEV`, which has no tables.
     pub(crate) fn rss(&mut self) -> Result<(Option<RssKey>, Option<RssSpread>), ParseError> {
         const ALL: &str =
             "hkey KEY, equal N, weight W0 W1 ..., table Q0 ... Q127, default or context";
@@ -445,7 +445,7 @@ impl<S: AsRef<str>> Words<'_, S> {
             "equal" => RssSpread::Equal(number("equal", self.next(QUEUES)?, QUEUES)?),
             "weight" => {
                 let mut weights = vec![number("weight", self.next(WEIGHT)?, WEIGHT)?];
-                while !self.is_done() {
+                while self.peek().is_some_and(|word| word != "hkey") {
                     weights.push(number("weight", self.next(WEIGHT)?, WEIGHT)?);
                 }
                 RssSpread::Weight(weights)
@@ -459,6 +459,10 @@ impl<S: AsRef<str>> Words<'_, S> {
             }
             other => return Err(ParseError::word("rss", other, ALL)),
         };
+        if key.is_none() && self.peek() == Some("hkey") {
+            self.next(KEY)?;
+            key = Some(self.next(KEY)?.parse()?);
+        }
         Ok((key, Some(spread)))
     }
 }

@@ -76,7 +76,7 @@ fn screen(
         (Some(_), _) => table(top, theme, width, body),
     };
     lines.resize(body, Line::default());
-    lines.push(last_line(top, theme));
+    lines.push(last_line(top, theme, width));
     lines
 }
 
@@ -87,12 +87,19 @@ fn help() -> Vec<Line<'static>> {
         .collect()
 }
 
-fn last_line(top: &Top, theme: Theme) -> Line<'static> {
+fn last_line(top: &Top, theme: Theme, width: usize) -> Line<'static> {
     match top.mode {
         Mode::Filter => Line::styled(format!("/{}_", top.filter), BOLD),
         Mode::Help => Line::styled("any key goes back", DIM),
         Mode::Table if !top.note.is_empty() => {
-            Line::styled(top.note.clone(), theme.in_colour(Color::Yellow))
+            let mut note = top.note.clone();
+            if let Some((end, _)) = note.char_indices().nth(width) {
+                // Which it could not be seen to be otherwise.
+                note.truncate(end);
+                note.pop();
+                note.push('…');
+            }
+            Line::styled(note, theme.in_colour(Color::Yellow))
         }
         Mode::Table => Line::styled(KEYS, DIM),
     }
@@ -393,6 +400,17 @@ mod tests {
         lines
             .map(|line: String| line.trim_end().to_owned())
             .collect()
+    }
+
+    #[test]
+    fn a_note_that_is_cut_says_so() {
+        let mut top = busy();
+        top.update(Event::Said("a".repeat(81)));
+        let last = text(&top, 80, 24).pop().unwrap();
+        assert_eq!(last, format!("{}…", "a".repeat(79)));
+        top.update(Event::Said("a".repeat(80)));
+        let last = text(&top, 80, 24).pop().unwrap();
+        assert_eq!(last, "a".repeat(80));
     }
 
     #[test]

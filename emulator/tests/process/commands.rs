@@ -114,6 +114,9 @@ fn wrong_configurations_start_nothing() {
     for (text, says) in [
         ("", "[[nic]]"),
         ("[[nic]]\nname='a'\nvfs=300", "256"),
+        // Words that commands take for others.
+        ("[[nic]]\nname='wire'", "nic name 'wire'"),
+        ("[[nic]]\nname='-a'", "nic name '-a'"),
         ("[[nic]]\nname='a'\ncolour='red'", "line 3"),
         ("[[nic]]\nname='a'\n[[nic.vf]]\nindex=9", "0 to 1"),
         (

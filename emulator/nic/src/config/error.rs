@@ -79,8 +79,10 @@ pub enum ConfigError {
         /// How many VFs.
         vfs: u16,
     },
-    /// A name that cannot be part of a file name or is used twice.
-    #[error("nic name '{0}': names are letters, digits, '-' and '_', and differ from each other")]
+    /// A name that cannot be part of a file name, stands for something else in commands, or is used twice.
+    #[error(
+        "nic name '{0}': names are letters, digits, '_' and, but in front, '-'; they differ from each other and from vf, wire, pf and flow-type"
+    )]
     Name(String),
     /// No NIC at all.
     #[error("the file names no [[nic]]")]

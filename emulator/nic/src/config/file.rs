@@ -266,7 +266,11 @@ impl Config {
             let at = locate(section.span());
             let section = section.into_inner();
             let good = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+            // What stands where a name may has to be one.
+            let is_a_word = ["vf", "wire", "pf", "flow-type"].contains(&section.name.as_str());
             if section.name.is_empty()
+                || section.name.starts_with('-')
+                || is_a_word
                 || !section.name.chars().all(good)
                 || !names.insert(section.name.clone())
             {
