@@ -2,8 +2,6 @@
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use vfnic::sandbox::{Role, Sandbox};
@@ -46,16 +44,6 @@ pub(crate) fn signals_in(sandbox: Sandbox) -> Result<UnixStream, Failure> {
     let thread = std::thread::Builder::new().name("signals".to_owned());
     thread.spawn(wait).map_err(failed)?;
     Ok(signals)
-}
-
-/// Is set when the user says stop, or closes the terminal. Nothing else comes of that.
-pub(crate) fn stop_flag() -> Result<Arc<AtomicBool>, Failure> {
-    use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
-    let stop = Arc::new(AtomicBool::new(false));
-    for signal in [SIGTERM, SIGINT, SIGHUP] {
-        signal_hook::flag::register(signal, Arc::clone(&stop)).map_err(failed)?;
-    }
-    Ok(stop)
 }
 
 /// Whether this process was started with that signal ignored.

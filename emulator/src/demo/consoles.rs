@@ -10,9 +10,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
 
-use super::{Guest, Nic, end_group};
+use super::{Guest, Nic, end_group, stop_flag};
 use crate::failure::{Failure, failed};
-use crate::signals::stop_flag;
 
 /// Bytes of a guest's console that are kept while the other's is shown.
 const KEPT: usize = 64 << 10;

@@ -9,6 +9,8 @@ use std::io::{self, IsTerminal, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use include_dir::{Dir, include_dir};
@@ -236,6 +238,16 @@ fn end_group(leader: u32) {
         // It may have ended.
         let _ = kill_process_group(pid, Signal::KILL);
     }
+}
+
+/// Is set when the user says stop, or closes the terminal. Nothing else comes of that.
+fn stop_flag() -> Result<Arc<AtomicBool>, Failure> {
+    use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [SIGTERM, SIGINT, SIGHUP] {
+        signal_hook::flag::register(signal, Arc::clone(&stop)).map_err(failed)?;
+    }
+    Ok(stop)
 }
 
 #[cfg(test)]

@@ -7,10 +7,9 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::{Guest, Nic, end_group};
+use super::{Guest, Nic, end_group, stop_flag};
 use crate::failure::{Failure, failed};
 use crate::guest::word;
-use crate::signals::stop_flag;
 
 /// Keys and the paths that they choose.
 const KEYS: [(&str, &str); 3] = [("F2", "direct"), ("F3", "mediated"), ("F4", "auto")];
