@@ -139,7 +139,7 @@ impl Monitor {
     #[must_use]
     pub fn next_timer(&self) -> Option<Instant> {
         let connection = self.connection.as_ref();
-        let ask = connection.and_then(|c| (c.changed && c.nic.is_some()).then_some(c.ask_from));
+        let ask = connection.and_then(Connection::asks_at);
         self.retry_at.into_iter().chain(ask).min()
     }
 
@@ -196,9 +196,7 @@ impl Monitor {
             self.tell();
         }
         if let Some(connection) = &mut self.connection
-            && connection.changed
-            && connection.nic.is_some()
-            && connection.ask_from <= now
+            && connection.asks_at().is_some_and(|at| at <= now)
         {
             let asked = connection.query(now);
             self.hold(asked);
@@ -275,6 +273,12 @@ impl Monitor {
 }
 
 impl Connection {
+    /// When it asks what the driver asks for, if that has changed: not before the last such question has been answered.
+    fn asks_at(&self) -> Option<Instant> {
+        let asks = self.changed && self.nic.is_some() && !self.asked.contains(&Asked::RxFilter);
+        asks.then_some(self.ask_from)
+    }
+
     /// Asks what the driver asks for. Of all NICs: nobody has said which is the VF's.
     fn query(&mut self, now: Instant) -> Result<(), MonitorError> {
         (self.changed, self.ask_from) = (false, now + PACE);
@@ -521,6 +525,38 @@ mod tests {
         qemu.write_all(b"{\"QMP\":{}}\n").unwrap();
         monitor.poll(Instant::now(), MacAddr::default());
         assert!(monitor.connection.is_none());
+    }
+
+    /// How many lines with this word have been said.
+    fn heard(qemu: &mut std::os::unix::net::UnixStream, word: &str) -> usize {
+        let mut said = Vec::new();
+        qemu.set_nonblocking(true).unwrap();
+        // It is not closed, so it would be waited for.
+        let _ = io::Read::read_to_end(qemu, &mut said);
+        String::from_utf8(said).unwrap().matches(word).count()
+    }
+
+    #[test]
+    fn a_monitor_that_does_not_answer_is_asked_no_second_time() {
+        let (mut monitor, mut qemu, _dir) = connected();
+        let (start, mac) = (Instant::now(), MacAddr([2, 0, 0, 0, 0, 1]));
+        let nic = r#"{"promiscuous":false,"name":"n","main-mac":"52:54:00:98:2d:e3","unicast":"normal","vlan":"all","multicast":"normal"}"#;
+        let answer = format!("{{\"return\": [{nic}]}}\n");
+        let begins = format!("{{\"QMP\": {{}}}}\n{{\"return\": {{}}}}\n{answer}");
+        qemu.write_all(begins.as_bytes()).unwrap();
+        assert!(monitor.poll(start, mac).is_some());
+        assert_eq!(heard(&mut qemu, "query-rx-filter"), 1);
+        for n in 1..10 {
+            let changed = b"{\"event\": \"NIC_RX_FILTER_CHANGED\"}\n";
+            qemu.write_all(changed).unwrap();
+            assert_eq!(monitor.poll(start + PACE * n, mac), None);
+        }
+        assert_eq!(monitor.next_timer(), None);
+        assert_eq!(heard(&mut qemu, "query-rx-filter"), 1);
+        // When it has, what has changed meanwhile is asked for.
+        qemu.write_all(answer.as_bytes()).unwrap();
+        assert!(monitor.poll(start + PACE * 20, mac).is_some());
+        assert_eq!(heard(&mut qemu, "query-rx-filter"), 1);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use vf_vhost::rx::BURST_EFFORT;
 use super::super::egress::Egress;
 use super::super::policy_cell::PolicyCell;
 use super::super::port::meta;
-use super::super::receivers::{FrameSource, ROUND_BYTES, copied};
+use super::super::receivers::{FrameSource, ROUND_BYTES, Receivers, copied};
 use super::{BURST, DirectPlane};
 use crate::queue::{CrossQueues, Doorbell, ForPort, PfEnd, Pool, port_queues};
 use crate::uplink::Uplink;
@@ -113,8 +113,10 @@ impl DirectPlane {
             return 0;
         }
         let mut moved = 0;
+        let enough = self.ports.rx.effort + BURST_EFFORT;
+        let spent = |moved, rx: &Receivers| moved >= BURST || rx.effort >= enough;
         // The longest frame that does not count as one of several in a visit.
-        while force || moved < BURST && self.out.egress.may_send(flow, 1) {
+        while force || !spent(moved, &self.ports.rx) && self.out.egress.may_send(flow, 1) {
             let held = self.waiting.take_remote(vf);
             let held = held.map(|frame| ForPort {
                 frame,

@@ -132,6 +132,39 @@ fn a_mediated_guest_is_answered_at_the_end_of_the_round_whatever_others_send() {
     }
 }
 
+/// What an impaired VF has sent goes on when it is due, in turns as long as those of what comes out of a ring.
+#[test]
+fn what_was_held_back_takes_turns_too() {
+    let mut bench = Bench::bare(&[Path::Direct; 9], ENDLESS, None);
+    let config = NetConfig {
+        features: NetConfig::PLAIN | NetConfig::CHECKSUM | NetConfig::TSO,
+        ..queue_of(256)
+    };
+    bench.start(0, &config);
+    (1..9).for_each(|vf| bench.start(vf, &queue_of(1024)));
+    bench.command("vf 0 set delay 5ms");
+    // In turn to each of those who take them in 938 pieces.
+    let mut sent = super_frames::Sent::new(false, 0, 60_000, 64);
+    for n in 0..64 {
+        sent.data[..6].copy_from_slice(&mac(1 + n % 8).0);
+        let vm = &mut bench.vms[0].net;
+        assert!(vm.send(0, &sent.header(), &sent.data).unwrap());
+    }
+    bench.vms[0].net.kick();
+    bench.run_until(MS);
+    assert_eq!(bench.vms[0].outstanding(0), 0, "all are held back");
+    bench.now = Nanos(10 * MS.0);
+    let mut before = bench.worker.effort();
+    while bench.worker.poll(bench.now) > 0 {
+        let effort = bench.worker.effort() - before;
+        assert!(effort < 4096 + 2048, "{effort} segments in a round");
+        before += effort;
+        (1..9).for_each(|vf| _ = bench.vms[vf].receive());
+    }
+    let got = bench.vms.iter().map(|vm| vm.got.len()).sum::<usize>();
+    assert_eq!(got, 64 * 938);
+}
+
 /// The other end of the wire is no VF, and has no limit of its own: what it sends to all is copied for all in rounds that leave guests
 /// their turns, wherever the receivers are, and arrives in order.
 #[test]
