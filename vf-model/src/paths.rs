@@ -98,10 +98,17 @@ impl BothPaths {
         meta: &FrameMeta,
         said: Option<&Verdict>,
     ) -> Option<PathDifference> {
-        let by =
-            |policy: &Policy| Receivers::of(policy, &policy.verdict(source, head, meta, &mut ()));
+        let by = |policy: &Policy| policy.verdict(source, head, meta, &mut ());
         let (direct, mediated) = (by(&self.direct), by(&self.mediated));
+        // What storm control drops it drops for what came before, which is no part of a policy.
+        let is_storm = |said: &&Verdict| {
+            said.drop == Some(DropReason::StormControl)
+                && self.direct.flooded(source, head, meta, &direct).is_some()
+        };
+        let said = said.filter(|said| !is_storm(said));
         let said = said.map(|said| Receivers::of(&self.direct, said));
+        let direct = Receivers::of(&self.direct, &direct);
+        let mediated = Receivers::of(&self.mediated, &mediated);
         let same = direct == mediated && said.as_ref().is_none_or(|said| *said == direct);
         (!same).then(|| PathDifference {
             said,
@@ -202,6 +209,25 @@ mod tests {
             assert_eq!(found.direct.0, found.mediated.0);
             assert_eq!(found.direct.0, Receivers::of(&policy, &said));
             assert!(!found.direct.1.steps.is_empty() && !found.mediated.1.steps.is_empty());
+        }
+    }
+
+    /// It depends on how many there were before, so a frame that it drops is no difference where it looks at such frames.
+    #[test]
+    fn what_storm_control_has_dropped_is_no_difference() {
+        let policy = policy(&["vf 0 set storm_control 1000"]);
+        let both = BothPaths::of(&policy).unwrap();
+        let dropped = Verdict {
+            drop: Some(DropReason::StormControl),
+            ..Verdict::default()
+        };
+        let broadcast = [&[0xff; 6], &frame(1, 0)[6..]].concat();
+        for (vf, head, differs) in [
+            (VfIndex(0), &broadcast, false),
+            (VfIndex(0), &frame(1, 0), true),
+        ] {
+            let found = both.difference(Source::Vf(vf), head, &META, Some(&dropped));
+            assert_eq!(found.is_some(), differs);
         }
     }
 
