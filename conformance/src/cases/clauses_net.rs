@@ -216,20 +216,9 @@ pub(super) const CASES: &[Case] = &[
         sent: "A frame 100 bytes longer than mtu allows, from a driver that did not accept MTU to one that did, before and after one that it allows.",
         expected: "It does not arrive.",
         run: |bench| {
-            let mtu = space(bench)?.mtu;
-            // Room for it on both sides: only the rule keeps it away.
-            let wide = |config| NetConfig {
-                mtu: mtu.saturating_add(200),
-                ..config
-            };
-            if mtu > u16::MAX - 200 {
-                return Err(Failure::Unmet(format!(
-                    "an mtu that a frame can exceed, and it is {mtu}"
-                )));
-            }
-            let mut link = bench.link_of(&wide(without(feature::MTU)), &wide(with(0)))?;
+            let (mut link, longest) = link_with_room(bench)?;
             for _ in 0..2 {
-                let long = link.frame_of(usize::from(mtu) + ETHERNET + 100);
+                let long = link.frame_of(longest + 100);
                 link.send(&long)?;
                 link.expect_nothing(&long)?;
                 let frame = link.frame(400);
@@ -246,18 +235,7 @@ pub(super) const CASES: &[Case] = &[
         sent: "The same in bursts: frames that mtu allows, and behind each, with the same kick, one that is 100 bytes longer than it allows.",
         expected: "Those that are longer do not arrive: that the frame before one went the same way and was short enough is no matter.",
         run: |bench| {
-            let mtu = space(bench)?.mtu;
-            let wide = |config| NetConfig {
-                mtu: mtu.saturating_add(200),
-                ..config
-            };
-            if mtu > u16::MAX - 200 {
-                return Err(Failure::Unmet(format!(
-                    "an mtu that a frame can exceed, and it is {mtu}"
-                )));
-            }
-            let mut link = bench.link_of(&wide(without(feature::MTU)), &wide(with(0)))?;
-            let longest = usize::from(mtu) + ETHERNET;
+            let (mut link, longest) = link_with_room(bench)?;
             for _ in 0..8 {
                 for len in [longest, longest + 100, 400, longest + 100, 400] {
                     let frame = link.frame_of(len);
@@ -443,15 +421,7 @@ pub(super) const CASES: &[Case] = &[
         sent: "NET_SET_MTU 1300, or 100 less than the mtu that is told, for a driver that has accepted MTU, before its rings start; and to it a frame as long as that and one that is 186 bytes longer.",
         expected: "The first arrives and the second does not: that is the mtu which the driver has been told.",
         run: |bench| {
-            let mtu = set_mtu(bench);
-            let mut config = NetConfig::default();
-            config.protocol_features |= protocol::NET_MTU;
-            let (mut front, mut net) = bench.negotiated(&config)?;
-            front.set_features(net.features())?;
-            front.set(request::NET_SET_MTU, &u64::from(mtu).to_ne_bytes(), &[])?;
-            front.set_memory(net.memory().regions())?;
-            started(&mut net, front)?;
-            let mut link = bench.link_from(net, &without(feature::MTU))?;
+            let (mut link, mtu) = link_with_set_mtu(bench)?;
             let (src, dst) = (link.dst, link.src);
             let longest = usize::from(mtu) + ETHERNET;
             for (len, arrives) in [(longest, true), (longest + 186, false)] {
@@ -474,10 +444,41 @@ pub(super) const CASES: &[Case] = &[
     },
 ];
 
+/// A driver that has not accepted MTU and one that has, with room for 200 bytes more than mtu on both sides, so that only the rule keeps
+/// longer frames away; and how long a frame may be.
+fn link_with_room(bench: &Bench) -> Result<(Link, usize), Failure> {
+    let mtu = space(bench)?.mtu;
+    let wide = |config| NetConfig {
+        mtu: mtu.saturating_add(200),
+        ..config
+    };
+    if mtu > u16::MAX - 200 {
+        return Err(Failure::Unmet(format!(
+            "an mtu that a frame can exceed, and it is {mtu}"
+        )));
+    }
+    let link = bench.link_of(&wide(without(feature::MTU)), &wide(with(0)))?;
+    Ok((link, usize::from(mtu) + ETHERNET))
+}
+
 /// An mtu for NET_SET_MTU, below those that the ports tell.
 pub(super) fn set_mtu(bench: &Bench) -> u16 {
     let told = bench.mtu().unwrap_or(1400).min(1400);
     told.saturating_sub(100).max(68)
+}
+
+/// A driver that has accepted MTU, whose front end has said NET_SET_MTU before its rings started, its peer, which has not accepted it, and that mtu.
+pub(super) fn link_with_set_mtu(bench: &Bench) -> Result<(Link, u16), Failure> {
+    let mtu = set_mtu(bench);
+    let mut config = NetConfig::default();
+    config.protocol_features |= protocol::NET_MTU;
+    let (mut front, mut net) = bench.negotiated(&config)?;
+    front.set_features(net.features())?;
+    front.set(request::NET_SET_MTU, &u64::from(mtu).to_ne_bytes(), &[])?;
+    front.set_memory(net.memory().regions())?;
+    started(&mut net, front)?;
+    let link = bench.link_from(net, &without(feature::MTU))?;
+    Ok((link, mtu))
 }
 
 /// What configuration space tells before features are acknowledged.

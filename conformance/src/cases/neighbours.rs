@@ -4,15 +4,14 @@
 
 use std::time::Instant;
 
-use crate::bench::{Bench, DEADLINE, QUIET, without};
+use crate::bench::{Bench, DEADLINE, QUIET};
 use crate::case::{Case, Level, Need};
-use crate::cases::clauses::started;
-use crate::cases::clauses_net::set_mtu;
+use crate::cases::clauses_net::link_with_set_mtu;
 use crate::cases::control::{BROADCAST, VLAN, address, controlled};
 use crate::cases::vf::{ADMIN, CTRL_MAC, CTRL_RX, counters, is_seen, tagged};
 use crate::control::{command, mac_table, obeyed, vlan};
 use crate::verdict::{Failure, Seen, ensure};
-use vf_guest::message::{protocol, request};
+use vf_guest::message::protocol;
 use vf_guest::net::{NetConfig, NetHeader, feature};
 
 pub(super) const CASES: &[Case] = &[
@@ -168,16 +167,8 @@ fn address_of_another(bench: &Bench) -> Result<Seen, Failure> {
 
 fn counters_of_too_long(bench: &Bench) -> Result<Seen, Failure> {
     const FRAMES: u64 = 20;
-    let mtu = set_mtu(bench);
-    let mut config = NetConfig::default();
-    config.protocol_features |= protocol::NET_MTU;
-    let (mut front, mut net) = bench.negotiated(&config)?;
-    front.set_features(net.features())?;
-    front.set(request::NET_SET_MTU, &u64::from(mtu).to_ne_bytes(), &[])?;
-    front.set_memory(net.memory().regions())?;
-    started(&mut net, front)?;
     // The one with the mtu is the first port, and its peer sends.
-    let mut link = bench.link_from(net, &without(feature::MTU))?;
+    let (mut link, mtu) = link_with_set_mtu(bench)?;
     let before = [counters(bench, 0)?, counters(bench, 1)?];
     let (to, from) = (link.src, link.dst);
     for _ in 0..FRAMES {
