@@ -1,4 +1,5 @@
 //! What fits just so: frames that fill their receive buffer to the last byte, and super-frames whose last segment is as long as the others.
+//! Never judges what does not fit.
 
 use std::time::Instant;
 

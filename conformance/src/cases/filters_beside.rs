@@ -1,5 +1,6 @@
 //! Filters beside others: of protocols and prefixes that differ little, one that goes while another stays, flows of the same two stations that are
 //! treated differently, and flows that ran before there was a filter. What one filter alone does is `filter` and `filter_kinds`.
+//! Never looks at a back end's table: only at what arrives.
 
 use std::time::{Duration, Instant};
 
